@@ -1,0 +1,218 @@
+#include "adapters/merge.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TILE_ROWS = 32 }; /* of one task: under a millisecond, so that cancelling is prompt */
+
+static const char *const names[] = {"none", "f16", "q8", "same"};
+
+const char *merge_mode_name(enum merge_mode mode) { return (unsigned)mode <= MERGE_SAME ? names[mode] : "unknown"; }
+
+int merge_mode_parse(const char *text, enum merge_mode *mode, attune_error *err) {
+    for (int i = MERGE_NONE; i <= MERGE_SAME; i++) {
+        if (strcmp(text, names[i]) != 0) continue;
+        *mode = (enum merge_mode)i;
+        return ATTUNE_OK;
+    }
+    return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "unknown merge mode \"%.64s\": none, f16, q8 or same", text);
+}
+
+struct merged {
+    struct arena arena; /* the layers and the merged matrices */
+    struct model_layer *layers;
+};
+
+static enum block_type type_for(const struct matrix *w, enum merge_mode mode) {
+    return mode == MERGE_F16 ? BLOCK_F16 : mode == MERGE_Q8 ? BLOCK_Q8_0 : w->type;
+}
+
+/* Counting: types that cannot be made are worth 0 bytes here and refused by merge_create. */
+static void merged_layout(struct arena *arena, const struct model *model, const struct lora *lora, enum merge_mode mode,
+                          struct model_layer **layers) {
+    struct model_layer *made = ARENA_TAKE(arena, struct model_layer, model->L);
+    for (size_t l = 0; l < model->L; l++) {
+        if (made) made[l] = model->layers[l];
+        for (size_t t = 0; t < TARGET_COUNT; t++) {
+            if (lora->pairs[l].target[t].rank == 0) continue;
+            const struct matrix *w = &model->layers[l].linear[t];
+            enum block_type type = type_for(w, mode);
+            size_t row_bytes = block_row_bytes(type, w->cols);
+            void *data = arena_take(arena, w->rows, row_bytes);
+            if (made) made[l].linear[t] = (struct matrix){data, type, w->rows, w->cols, row_bytes};
+        }
+    }
+    *layers = made;
+}
+
+size_t merge_bytes(const struct model *model, const struct lora *lora, enum merge_mode mode) {
+    if (mode == MERGE_NONE) return 0;
+    struct arena arena = {0};
+    struct model_layer *layers;
+    merged_layout(&arena, model, lora, mode, &layers);
+    return arena.overflow ? SIZE_MAX : arena.used;
+}
+
+/* Every targeted matrix can be had in the mode's type. */
+static int mode_check(const struct model *model, const struct lora *lora, enum merge_mode mode, attune_error *err) {
+    if (mode != MERGE_F16 && mode != MERGE_Q8 && mode != MERGE_SAME)
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "nothing to merge in mode %s", merge_mode_name(mode));
+    for (size_t l = 0; l < model->L; l++) {
+        for (size_t t = 0; t < TARGET_COUNT; t++) {
+            if (lora->pairs[l].target[t].rank == 0) continue;
+            const struct matrix *w = &model->layers[l].linear[t];
+            enum block_type type = type_for(w, mode);
+            const struct block_format *format = block_format_get(type);
+            char name[LORA_TENSOR_NAME_SIZE];
+            lora_tensor_name(name, l, t);
+            if (!format || !format->quantize)
+                return error_set(err, ATTUNE_ERROR_UNSUPPORTED, name,
+                                 "attune cannot write %s, the type of %s: merge with q8 or f16, or not at all",
+                                 block_type_name(type), name);
+            if (block_row_bytes(type, w->cols) == 0)
+                return error_set(err, ATTUNE_ERROR_UNSUPPORTED, name,
+                                 "rows of %s have %zu elements, not whole blocks of %s: merge with f16, or not at all",
+                                 name, w->cols, format->name);
+        }
+    }
+    return ATTUNE_OK;
+}
+
+/* ---- one matrix ---- */
+
+struct merge_task {
+    const struct matrix *from;
+    unsigned char *to;
+    const struct block_format *format; /* of `to` */
+    size_t row_bytes;                  /* of `to` */
+    const struct low_rank *pair;
+    void (*dequantize)(float *, const void *, size_t);
+    void (*axpy)(float *, float, const float *, size_t);
+    float limit;        /* largest size of a sum that the result can hold */
+    int keep;           /* blocks of several elements without a change are copied */
+    float *scratch;     /* (workers, 2, scratch_cols) */
+    size_t scratch_cols;
+    atomic_int too_large;
+};
+
+/* Largest sum; f16 is also the type of the scales and minima of quantized blocks. */
+static float limit_of(enum block_type type) { return type == BLOCK_F32 || type == BLOCK_BF16 ? FLT_MAX : 65504.0f; }
+
+static int row_fits(const float *row, size_t n, float limit) {
+    int bad = 0;
+    for (size_t i = 0; i < n; i++) bad |= !(fabsf(row[i]) <= limit); /* NaN too */
+    return !bad;
+}
+
+static int all_zero(const float *x, size_t n) {
+    int other = 0;
+    for (size_t i = 0; i < n; i++) other |= x[i] != 0;
+    return !other;
+}
+
+/* Blocks whose delta is zero keep the base's very bytes: quantizing again could move them. */
+static void write_blocks(const struct merge_task *task, unsigned char *to, const unsigned char *from, const float *sum,
+                         const float *delta) {
+    size_t elements = task->format->elements, bytes = task->format->bytes;
+    for (size_t i = 0; i < task->from->cols; i += elements, to += bytes, from += bytes) {
+        if (all_zero(delta + i, elements))
+            memcpy(to, from, bytes);
+        else
+            task->format->quantize(to, sum + i, elements);
+    }
+}
+
+static void merge_tile(void *argument, size_t tile, int worker) {
+    struct merge_task *task = argument;
+    const struct low_rank *pair = task->pair;
+    size_t cols = task->from->cols, end = (tile + 1) * TILE_ROWS;
+    float *sum = task->scratch + (size_t)worker * 2 * task->scratch_cols, *delta = sum + task->scratch_cols;
+    if (end > task->from->rows) end = task->from->rows;
+    for (size_t row = tile * TILE_ROWS; row < end; row++) {
+        const unsigned char *from = (const unsigned char *)task->from->data + row * task->from->row_bytes;
+        unsigned char *to = task->to + row * task->row_bytes;
+        memset(delta, 0, cols * sizeof *delta);
+        for (size_t r = 0; r < pair->rank; r++)
+            task->axpy(delta, pair->scale * pair->b[row * pair->rank + r], pair->a + r * cols, cols);
+        task->dequantize(sum, from, cols);
+        /* not sum + 0: that would turn -0 into 0 */
+        for (size_t i = 0; i < cols; i++) sum[i] = delta[i] != 0 ? sum[i] + delta[i] : sum[i];
+        if (!row_fits(sum, cols, task->limit)) atomic_store(&task->too_large, 1);
+        else if (task->keep) write_blocks(task, to, from, sum, delta);
+        else task->format->quantize(to, sum, cols);
+    }
+}
+
+static int merge_matrix(struct merge_task *task, const struct matrix *from, struct matrix *to,
+                        const struct low_rank *pair, struct pool *pool) {
+    task->from = from;
+    /* the arena's memory behind a const view: only while it is made */
+    task->to = (unsigned char *)(uintptr_t)to->data;
+    task->format = block_format_get(to->type);
+    task->row_bytes = to->row_bytes;
+    task->pair = pair;
+    task->dequantize = kernels_get()->dequantize[from->type];
+    task->axpy = kernels_get()->axpy;
+    task->limit = limit_of(to->type);
+    task->keep = from->type == to->type && task->format->elements > 1;
+    atomic_store(&task->too_large, 0);
+    pool_run(pool, (from->rows + TILE_ROWS - 1) / TILE_ROWS, merge_tile, task);
+    return !atomic_load(&task->too_large);
+}
+
+static int merge_all(struct merged *merged, const struct model *model, const struct lora *lora, struct pool *pool,
+                     struct merge_task *task, attune_error *err) {
+    for (size_t l = 0; l < model->L; l++) {
+        for (size_t t = 0; t < TARGET_COUNT; t++) {
+            const struct low_rank *pair = &lora->pairs[l].target[t];
+            if (pair->rank == 0) continue;
+            int fits = merge_matrix(task, &model->layers[l].linear[t], &merged->layers[l].linear[t], pair, pool);
+            if (pool_cancelled(pool)) return error_set(err, ATTUNE_ERROR_CANCELLED, NULL, "merging was cancelled");
+            if (fits) continue;
+            char name[LORA_TENSOR_NAME_SIZE];
+            lora_tensor_name(name, l, t);
+            return error_set(err, ATTUNE_ERROR_UNSUPPORTED, name,
+                             "merged weights of %s are too large for %s: use the adapter unmerged (none)", name,
+                             task->format->name);
+        }
+    }
+    return ATTUNE_OK;
+}
+
+int merge_create(const struct model *model, const struct lora *lora, enum merge_mode mode, struct pool *pool,
+                 struct merged **out, attune_error *err) {
+    int code = mode_check(model, lora, mode, err);
+    if (code != ATTUNE_OK) return code;
+    struct merge_task task = {0};
+    struct merged *merged = calloc(1, sizeof *merged);
+    if (!merged) return error_set_memory(err, "merged weights", sizeof *merged);
+    merged_layout(&merged->arena, model, lora, mode, &merged->layers);
+    if ((code = arena_commit(&merged->arena, "merged weights", err)) != ATTUNE_OK) goto out;
+    merged_layout(&merged->arena, model, lora, mode, &merged->layers);
+    for (size_t l = 0; l < model->L; l++)
+        for (size_t t = 0; t < TARGET_COUNT; t++)
+            if (task.scratch_cols < model->layers[l].linear[t].cols) task.scratch_cols = model->layers[l].linear[t].cols;
+    task.scratch_cols = (task.scratch_cols + 15) & ~(size_t)15;
+    size_t scratch = (size_t)pool_threads(pool) * 2 * task.scratch_cols;
+    if (!(task.scratch = calloc(scratch, sizeof(float)))) {
+        code = error_set_memory(err, "merging", scratch * sizeof(float));
+        goto out;
+    }
+    code = merge_all(merged, model, lora, pool, &task, err);
+out:
+    free(task.scratch);
+    if (code != ATTUNE_OK) merge_destroy(merged);
+    else *out = merged;
+    return code;
+}
+
+void merge_destroy(struct merged *merged) {
+    if (!merged) return;
+    arena_free(&merged->arena);
+    free(merged);
+}
+
+const struct model_layer *merge_layers(const struct merged *merged) { return merged->layers; }

@@ -1,0 +1,23 @@
+/* Merging an adapter into the base's matrices at load: W + scale B A, matrix by matrix.
+ *
+ * f16: kept as F16. q8: quantized to Q8_0. same: quantized to the base's own type; a type without
+ * a quantizer is refused by name. Targets that the adapter does not touch stay the base's. */
+#ifndef ADAPTERS_MERGE_H
+#define ADAPTERS_MERGE_H
+
+#include "adapters/lora.h"
+
+enum merge_mode { MERGE_NONE, MERGE_F16, MERGE_Q8, MERGE_SAME };
+const char *merge_mode_name(enum merge_mode mode);
+int merge_mode_parse(const char *text, enum merge_mode *mode, attune_error *err);
+
+struct merged; /* owns the merged matrices */
+int merge_create(const struct model *model, const struct lora *lora, enum merge_mode mode, struct pool *pool,
+                 struct merged **out, attune_error *err);
+void merge_destroy(struct merged *merged);
+/* (L), with merged matrices in place of the base's */
+const struct model_layer *merge_layers(const struct merged *merged);
+/* Bytes that merge_create would take. */
+size_t merge_bytes(const struct model *model, const struct lora *lora, enum merge_mode mode);
+
+#endif

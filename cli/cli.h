@@ -1,0 +1,220 @@
+/* What the commands share: arguments, output, an engine from options, an answer.
+ *
+ * Owns the command line's manners: strict arguments, exit codes, one JSON object on standard output, messages
+ * on standard error. Knows attune.h and nothing behind it. */
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+#include <jansson.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "attune.h"
+
+enum cli_exit {
+    CLI_DONE = 0,
+    CLI_FAILED = 1,     /* refused or failed: the message is on standard error */
+    CLI_USAGE = 2,      /* the arguments make no sense */
+    CLI_UNFINISHED = 3, /* not finished or not eligible now: call again */
+    CLI_GO = -1         /* cli_parse: no exit yet, the command runs */
+};
+
+struct cli {
+    const char *home; /* --home; NULL: what the library takes by default */
+    bool json;
+};
+
+struct command {
+    const char *name;
+    const char *arguments; /* as in "usage: attune NAME ARGUMENTS" */
+    const char *summary;   /* one line, for the list of commands */
+    const char *notes;     /* more, after the options; NULL: nothing */
+    int (*run)(struct cli *cli, int argc, char **argv); /* argv[0]: the first argument; returns enum cli_exit */
+};
+
+extern const struct command init_command, record_command, import_command, status_command, train_command, eval_command,
+    generate_command, chat_command, adapters_command, tokenize_command, bench_command, doctor_command;
+
+/* ---- arguments ---- */
+
+enum { TEXTS_MAX = 32, POSITIONAL_MAX = 4, OPTIONS_MAX = 24 };
+
+/* Values of an option that may be given several times; borrowed from argv. */
+struct texts {
+    const char *items[TEXTS_MAX];
+    size_t n;
+};
+
+enum option_kind {
+    OPTION_FLAG,     /* takes no value */
+    OPTION_TEXT,     /* UTF-8 */
+    OPTION_PATH,     /* any bytes */
+    OPTION_TEXTS,    /* UTF-8, several */
+    OPTION_CHOICE,   /* one of value, a|b|c */
+    OPTION_INTEGER,  /* low..high */
+    OPTION_UNSIGNED, /* 64 bits */
+    OPTION_NUMBER,   /* low..high */
+    OPTION_DURATION, /* seconds: 90, 90s, 1.5m, 2h */
+    OPTION_SIZE      /* bytes: 1000, 64K, 400M, 1.5G; binary */
+};
+
+struct option {
+    const char *name; /* without the dashes */
+    const char *value; /* what the help calls it */
+    const char *help;
+    enum option_kind kind;
+    union {
+        bool *flag;
+        const char **text;
+        struct texts *texts;
+        int *small;
+        int64_t *integer;
+        uint64_t *whole;
+        double *number;
+    } to;
+    bool is_small; /* OPTION_INTEGER into an int */
+    double low, high;
+    bool given;
+};
+
+static inline struct option option_flag(const char *name, const char *help, bool *to) {
+    return (struct option){.name = name, .help = help, .kind = OPTION_FLAG, .to.flag = to};
+}
+static inline struct option option_text(const char *name, const char *value, const char *help, const char **to) {
+    return (struct option){.name = name, .value = value, .help = help, .kind = OPTION_TEXT, .to.text = to};
+}
+static inline struct option option_path(const char *name, const char *value, const char *help, const char **to) {
+    return (struct option){.name = name, .value = value, .help = help, .kind = OPTION_PATH, .to.text = to};
+}
+static inline struct option option_texts(const char *name, const char *value, const char *help, struct texts *to) {
+    return (struct option){.name = name, .value = value, .help = help, .kind = OPTION_TEXTS, .to.texts = to};
+}
+static inline struct option option_choice(const char *name, const char *choices, const char *help, const char **to) {
+    return (struct option){.name = name, .value = choices, .help = help, .kind = OPTION_CHOICE, .to.text = to};
+}
+static inline struct option option_int(const char *name, const char *help, int *to, int low, int high) {
+    return (struct option){.name = name, .value = "N", .help = help, .kind = OPTION_INTEGER, .to.small = to,
+                           .is_small = true, .low = low, .high = high};
+}
+/* high stays below 2^53. */
+static inline struct option option_integer(const char *name, const char *help, int64_t *to, int64_t low, int64_t high) {
+    return (struct option){.name = name, .value = "N", .help = help, .kind = OPTION_INTEGER, .to.integer = to,
+                           .low = (double)low, .high = (double)high};
+}
+static inline struct option option_unsigned(const char *name, const char *value, const char *help, uint64_t *to) {
+    return (struct option){.name = name, .value = value, .help = help, .kind = OPTION_UNSIGNED, .to.whole = to};
+}
+static inline struct option option_number(const char *name, const char *value, const char *help, double *to, double low,
+                                          double high) {
+    return (struct option){.name = name, .value = value, .help = help, .kind = OPTION_NUMBER, .to.number = to,
+                           .low = low, .high = high};
+}
+static inline struct option option_duration(const char *name, const char *help, double *to) {
+    return (struct option){.name = name, .value = "TIME", .help = help, .kind = OPTION_DURATION, .to.number = to};
+}
+static inline struct option option_size(const char *name, const char *help, uint64_t *to) {
+    return (struct option){.name = name, .value = "SIZE", .help = help, .kind = OPTION_SIZE, .to.whole = to};
+}
+
+/* Most of anything that is counted: examples, tokens. */
+#define COUNT_MAX INT64_C(1000000000000)
+#define THREADS_MAX 1024
+
+struct arguments {
+    const struct command *command;
+    struct option options[OPTIONS_MAX];
+    size_t n_options;
+    size_t positional_min, positional_max;
+    const char *positional[POSITIONAL_MAX];
+    size_t n_positional;
+};
+
+void cli_option(struct arguments *arguments, struct option option);
+/* Fills what the options point at, cli->home, cli->json and the positional arguments. CLI_GO, or the exit
+ * code after --help (on standard output) or a usage error (on standard error). */
+int cli_parse(struct cli *cli, struct arguments *arguments, int argc, char **argv);
+bool cli_given(const struct arguments *arguments, const char *name);
+/* "attune: MESSAGE", and where to find help for the command (NULL: in general). Returns CLI_USAGE. */
+int cli_usage(const struct command *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The candidate that `word` was probably meant to be; NULL: none is near. */
+const char *cli_nearest(const char *word, const char *const *candidates, size_t n);
+/* Whole string, no sign, no spaces. */
+bool cli_parse_integer(const char *text, int64_t low, int64_t high, int64_t *out);
+
+/* ---- input ---- */
+
+/* Bytes at the start of text that are whole valid characters: n when all are. */
+size_t cli_utf8_valid(const char *text, size_t n);
+/* All of standard input, malloc'ed, NUL-terminated: at most 64 MiB of UTF-8 without NUL. line: a newline at
+ * its very end (a pipe's, not the text's) is left out. Errors are told; returns enum cli_exit or CLI_GO. */
+int cli_read_input(bool line, char **text, size_t *length);
+
+/* ---- output ---- */
+
+/* Standard output or error. A terminal gets no control characters but newline and tab: text may come from
+ * a model or a hostile file. */
+void cli_put(FILE *stream, const char *text, size_t length);
+void cli_print(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2))); /* on standard error */
+/* "  name          value" */
+void cli_field(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Begins a style on a terminal that wants colour: "" elsewhere. */
+enum style { STYLE_PLAIN, STYLE_BOLD, STYLE_GREEN, STYLE_YELLOW, STYLE_RED };
+void cli_style(FILE *stream, enum style style);
+/* "attune: MESSAGE (WHERE)"; returns CLI_FAILED. */
+int cli_fail(const attune_error *err);
+int cli_fail_text(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* One line with the object, which is released. NULL: no memory to build it. */
+int cli_json(json_t *object);
+json_t *cli_json_text(const char *text); /* bytes that are not UTF-8 become U+FFFD */
+json_t *cli_json_number(double value);   /* null when not finite */
+json_t *cli_json_time(int64_t ms);       /* null for 0 */
+
+/* Text for people, into out; returns out. */
+struct words {
+    char text[64];
+};
+struct words cli_duration(double seconds); /* "3 min 20 s" */
+struct words cli_bytes(double bytes);      /* "3.1 MiB" */
+struct words cli_time(int64_t ms);         /* "2025-01-31 23:05", local; "-" for 0 */
+struct words cli_count(int64_t n);         /* "12,345" */
+struct words cli_loss(double before, double after); /* "2.345 → 2.101", "-" when not measured */
+
+/* ---- an engine from options ---- */
+
+struct engine_arguments {
+    const char *base, *adapter, *merge;
+    int threads;
+};
+void cli_engine_options(struct arguments *arguments, struct engine_arguments *engine);
+/* Errors are told. *out only on success. */
+int cli_engine_open(const struct cli *cli, const struct command *command, const struct engine_arguments *engine,
+                    attune_engine **out);
+
+/* ---- an answer ---- */
+
+struct answer_arguments {
+    attune_generate_options options;
+    struct texts stop;
+    int64_t context;
+    const char *system;
+};
+void cli_answer_options(struct arguments *arguments, struct answer_arguments *answer);
+/* Generates on the session and prints: as it comes, or as a JSON object. *interrupt (nullable) != 0 stops.
+ * Errors are told; returns enum cli_exit. */
+int cli_answer(const struct cli *cli, attune_engine *engine, attune_session *session, struct answer_arguments *answer,
+               const volatile sig_atomic_t *interrupt);
+
+/* Room for progress on standard error, when it is a terminal. */
+struct progress {
+    bool shown;       /* standard error is a terminal */
+    double drawn_at;  /* monotonic seconds */
+    bool on_screen;
+};
+void cli_progress_open(struct progress *progress);
+void cli_progress_draw(struct progress *progress, const attune_progress *now);
+void cli_progress_clear(struct progress *progress);
+
+#endif

@@ -1,0 +1,30 @@
+/* Power: is this device on a charger? Sensors behind an injectable root, and a pure policy.
+ *
+ * Knows nothing of models or SQL. It answers run or stop with a reason; unknown means stop. */
+#ifndef ENERGY_POWER_H
+#define ENERGY_POWER_H
+
+#include "core/base/error.h"
+
+enum power_supply { POWER_UNKNOWN, POWER_MAINS, POWER_BATTERY };
+struct power_snapshot {
+    enum power_supply supply;
+    int battery;     /* there is one */
+    int percent;     /* of the first battery, -1: not known */
+    int discharging; /* its status says so, whatever the charger says */
+};
+/* Reads sys_root/class/power_supply. Never blocks and never fails: what cannot be read, is garbage
+ * or contradicts itself counts as unknown. A readable, empty folder (or none, where class/ can be read) is a
+ * desktop: mains. */
+void power_read(const char *sys_root, struct power_snapshot *out);
+
+struct power_policy {
+    int charger_required;
+    int percent_min; /* of the battery */
+};
+enum power_decision { POWER_RUN, POWER_STOP };
+/* Pure. reason (nullable): constant text. */
+enum power_decision power_decide(const struct power_snapshot *snapshot, const struct power_policy *policy,
+                                 const char **reason);
+
+#endif

@@ -1,0 +1,444 @@
+/* attune: a language model on a person's own device becomes theirs, overnight.
+ *
+ * The whole public interface. Three doors:
+ *   an app records what its user does            attune_store_*
+ *   a nightly job trains, gates and publishes    attune_job_*
+ *   an app asks the personalized model           attune_engine_*, attune_session_*
+ * and, for people and tools, attune_home_*, attune_adapter_*, attune_eval, attune_bench.
+ *
+ * Conventions
+ * - Every function that can fail returns an int: ATTUNE_OK (0), a positive normal outcome, or a
+ *   negative error, and takes a nullable `attune_error *` last. The library never prints, exits,
+ *   aborts, installs a signal handler or opens a network socket.
+ * - Option structs start with their `size`; set it with ATTUNE_INIT. Zero in any other field means
+ *   the default. Fields are only ever added at the end.
+ * - `*out` is written on success only. close(NULL) is fine.
+ * - Text is UTF-8, NUL-terminated unless a length stands beside it. Pointers given to a function
+ *   are borrowed for the call; pointers handed out live as long as the object they came from,
+ *   unless said otherwise.
+ * - Times are milliseconds since 1970-01-01 UTC.
+ */
+#ifndef ATTUNE_H
+#define ATTUNE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(_WIN32)
+#define ATTUNE_API
+#else
+#define ATTUNE_API __attribute__((visibility("default")))
+#endif
+
+#define ATTUNE_VERSION "0.1.0"
+
+/* Zero an option struct and set its size: attune_job_options o; ATTUNE_INIT(o); */
+#define ATTUNE_INIT(s) (memset(&(s), 0, sizeof(s)), (s).size = sizeof(s))
+
+/* ---- codes and errors ---------------------------------------------------------------------- */
+
+enum attune_code {
+    ATTUNE_OK = 0,
+    ATTUNE_CONTINUE = 1, /* attune_job_step: call again */
+    ATTUNE_PAUSED = 2,   /* attune_job_step: stopped for now, progress is kept */
+    ATTUNE_DONE = 3,     /* attune_job_step: the run has ended, see the report */
+
+    ATTUNE_ERROR_ARGUMENT = -1,    /* the caller's mistake: an impossible option or value */
+    ATTUNE_ERROR_MEMORY = -2,      /* an allocation failed */
+    ATTUNE_ERROR_IO = -3,          /* the operating system said no: path and reason in message */
+    ATTUNE_ERROR_FORMAT = -4,      /* a damaged or malformed file: where = file and byte or line */
+    ATTUNE_ERROR_UNSUPPORTED = -5, /* well-formed, but not something attune knows; named */
+    ATTUNE_ERROR_MISMATCH = -6,    /* two parts do not belong together (base and adapter, ...) */
+    ATTUNE_ERROR_BUSY = -7,        /* another process holds the lock */
+    ATTUNE_ERROR_NOT_FOUND = -8,   /* no such home, row, adapter */
+    ATTUNE_ERROR_STATE = -9,       /* not now: consent, order of calls, use after fork */
+    ATTUNE_ERROR_CANCELLED = -10,  /* the caller or a callback asked to stop */
+    ATTUNE_ERROR_CONTEXT_FULL = -11, /* prompt and answer do not fit the context */
+    ATTUNE_ERROR_INTERNAL = -12    /* a bug in attune: please report it */
+};
+
+/* What went wrong (message: what, and what to do), and where (file:byte, file:line, tensor). */
+typedef struct attune_error {
+    int code;
+    char message[384];
+    char where[256];
+} attune_error;
+
+/* Short constant name of a code: "format", "busy", ... Never NULL. Any thread. */
+ATTUNE_API const char *attune_code_name(int code);
+/* "0.1.0". Any thread. */
+ATTUNE_API const char *attune_version(void);
+
+/* ---- the home: a folder that holds everything ----------------------------------------------- */
+
+typedef struct attune_home_options {
+    size_t size;
+    int consent; /* 1: rows recorded in this home may be trained on, unless a row says otherwise */
+} attune_home_options;
+
+/* Make a home at `home` around the base model file `base` (GGUF; checked, hashed, referred to by
+ * absolute path, not copied). Refused when a home is there already. home == NULL: $ATTUNE_HOME,
+ * else the XDG data directory, for this and every call below. */
+ATTUNE_API int attune_home_init(const char *home, const char *base, const attune_home_options *options,
+                                attune_error *err);
+
+/* Path of the home that NULL stands for, or `home` itself. Returns the length, 0 if none. */
+ATTUNE_API size_t attune_home_path(const char *home, char *out, size_t out_size);
+
+typedef struct attune_status {
+    size_t size;
+    char home[1024];
+    char base_path[1024];
+    char base_name[128];
+    char base_sha256[65];
+    int base_ok;            /* 1: present and the same file as at init */
+    int consent;            /* of the home */
+    int64_t interactions, consented, feedback, examples_new; /* examples_new: not in a published run */
+    int active_adapter;     /* 0: the base */
+    int n_adapters;
+    /* the last run */
+    int64_t run_started_ms; /* 0: none yet */
+    char run_state[24];     /* "published", "refused", "unfinished", "failed" */
+    char run_reason[256];
+    double run_loss_before, run_loss_after; /* mean held-out loss per supervised token, nats */
+    double run_seconds;
+    int64_t run_examples, run_steps, run_steps_done;
+    double run_tokens_per_s;
+} attune_status;
+
+ATTUNE_API int attune_home_status(const char *home, attune_status *status, attune_error *err);
+
+/* level 0 fine, 1 warning, 2 defect. */
+typedef void (*attune_check_callback)(int level, const char *subject, const char *message, void *user);
+/* Check base, store, adapters, settings, power sensors; `base` in place of a home if not NULL.
+ * Returns ATTUNE_OK when no defect was found, ATTUNE_ERROR_FORMAT when one was (all are
+ * reported through the callback first). */
+ATTUNE_API int attune_home_check(const char *home, const char *base, attune_check_callback callback, void *user,
+                                 attune_error *err);
+
+/* ---- recording ------------------------------------------------------------------------------- */
+
+typedef struct attune_store attune_store;
+
+enum attune_consent { ATTUNE_CONSENT_HOME = 0, ATTUNE_CONSENT_GIVEN = 1, ATTUNE_CONSENT_NOT_GIVEN = 2 };
+enum attune_feedback_kind {
+    ATTUNE_FEEDBACK_THUMB = 1,  /* value +1 or -1 */
+    ATTUNE_FEEDBACK_EDIT = 2,   /* text: what the person made of the answer */
+    ATTUNE_FEEDBACK_ACCEPT = 3,
+    ATTUNE_FEEDBACK_REJECT = 4,
+    ATTUNE_FEEDBACK_REGENERATE = 5,
+    ATTUNE_FEEDBACK_COPY = 6,
+    ATTUNE_FEEDBACK_DWELL = 7,  /* value: milliseconds */
+    ATTUNE_FEEDBACK_UNDO = 8    /* takes back the last feedback on this interaction */
+};
+
+typedef struct attune_uuid {
+    char text[37]; /* UUIDv7, lower case, NUL-terminated */
+} attune_uuid;
+
+typedef struct attune_message {
+    const char *role; /* "system", "user", "assistant" */
+    const char *content;
+} attune_message;
+
+typedef struct attune_interaction {
+    size_t size;
+    const attune_message *messages; /* the conversation up to the answer; or NULL and: */
+    size_t n_messages;
+    const char *prompt;   /* one user message */
+    const char *response; /* what the assistant answered */
+    const char *app, *session, *source;
+    int64_t time_ms; /* 0: now */
+    int consent;     /* enum attune_consent */
+    /* provenance, see attune_session_provenance; NULL: unknown */
+    const char *model, *adapter, *template_hash;
+} attune_interaction;
+
+typedef struct attune_feedback {
+    size_t size;
+    int kind; /* enum attune_feedback_kind */
+    int64_t value;
+    const char *text;
+    int64_t time_ms; /* 0: now */
+} attune_feedback;
+
+typedef struct attune_store_options {
+    size_t size;
+    int busy_timeout_ms; /* waiting for other processes; default 5000 */
+} attune_store_options;
+
+/* A store handle may be used from any thread. The home must exist. */
+ATTUNE_API int attune_store_open(const char *home, const attune_store_options *options, attune_store **out,
+                                 attune_error *err);
+ATTUNE_API void attune_store_close(attune_store *store);
+/* Durable when it returns. id may be NULL. */
+ATTUNE_API int attune_store_record(attune_store *store, const attune_interaction *interaction, attune_uuid *id,
+                                   attune_error *err);
+ATTUNE_API int attune_store_feedback(attune_store *store, const char *id, const attune_feedback *feedback,
+                                     attune_error *err);
+ATTUNE_API int attune_store_flush(attune_store *store, attune_error *err);
+
+typedef struct attune_import_options {
+    size_t size;
+    int consent;     /* enum attune_consent, for all rows of the file */
+    const char *app; /* default "import" */
+} attune_import_options;
+typedef struct attune_import_result {
+    size_t size;
+    int64_t rows, feedback, duplicates; /* duplicates: same content already there, left out */
+} attune_import_result;
+
+/* JSON Lines; the three shapes and the feedback keys are in docs/formats.md. All rows or none:
+ * the first bad line ends it with an error naming the line. path "-" reads standard input. */
+ATTUNE_API int attune_store_import(attune_store *store, const char *path, const attune_import_options *options,
+                                   attune_import_result *result, attune_error *err);
+/* One interaction as a JSON object of the same shapes, consent as in the options. */
+ATTUNE_API int attune_store_record_json(attune_store *store, const char *json, size_t length,
+                                        const attune_import_options *options, attune_uuid *id, attune_error *err);
+
+typedef struct attune_store_statistics {
+    size_t size;
+    int64_t interactions, consented, feedback;
+} attune_store_statistics;
+ATTUNE_API int attune_store_statistics_get(attune_store *store, attune_store_statistics *out, attune_error *err);
+
+/* ---- the training job ------------------------------------------------------------------------ */
+
+typedef struct attune_job attune_job;
+
+enum attune_from { ATTUNE_FROM_ACTIVE = 0, ATTUNE_FROM_FRESH = 1 };
+
+typedef struct attune_progress {
+    size_t size;
+    const char *phase; /* "load", "plan", "before", "fold 1/3", "train", "after", "gate", "publish" */
+    int64_t done, total; /* steps of this run, all phases */
+    int64_t step, steps; /* optimizer steps of the final training */
+    double loss;         /* of the last step, nats per supervised token */
+    double tokens_per_s;
+    double seconds_left; /* predicted */
+} attune_progress;
+typedef void (*attune_progress_callback)(const attune_progress *progress, void *user);
+
+typedef struct attune_job_options {
+    size_t size;
+    double time_s;         /* budget of this call, everything included; 0: none */
+    uint64_t memory_bytes; /* ceiling of the peak resident memory; 0: as the settings say */
+    int64_t max_examples;  /* 0: all that are eligible */
+    int from;              /* enum attune_from */
+    int threads;           /* 0: all CPUs this process may use */
+    uint64_t seed;         /* 0: as the settings say */
+    int now;               /* 1: do not ask for a charger; budgets hold all the same */
+    attune_progress_callback on_progress;
+    void *user;
+    const char *sys_root;  /* where the power sensors are read; default "/sys" */
+} attune_job_options;
+
+typedef struct attune_job_report {
+    size_t size;
+    int published;        /* 1: a new adapter is active */
+    int finished;         /* 0: unfinished, the next call goes on */
+    int adapter;          /* number of the published adapter */
+    char state[24];       /* as attune_status.run_state */
+    char reason[256];
+    char evaluation[24];  /* "held-out" or "cross-fit" */
+    double loss_before, loss_after; /* nats per supervised token over the held-out rows */
+    double loss_interval; /* half width of the 95 % interval of the difference, paired over rows */
+    int64_t examples, held_out, epochs, steps, steps_done, tokens; /* tokens: trained in this call */
+    double seconds, tokens_per_s; /* of this call; training steps only for tokens_per_s */
+    uint64_t peak_rss_bytes, planned_rss_bytes;
+    int64_t dropped_steps; /* steps whose loss or gradient was not finite */
+} attune_job_report;
+
+/* Opens the home's run: an unfinished one goes on as it was planned; otherwise a new one is
+ * planned at the first step. Holds the home's lock until close (a second job: ERROR_BUSY). A job
+ * belongs to one thread at a time; attune_job_cancel may come from any thread or signal handler. */
+ATTUNE_API int attune_job_open(const char *home, const attune_job_options *options, attune_job **out,
+                               attune_error *err);
+/* A bounded piece of work. ATTUNE_CONTINUE, ATTUNE_PAUSED (budget, cancel or policy: kept on disk),
+ * ATTUNE_DONE, or an error. May be killed at any instruction: the next job goes on. */
+ATTUNE_API int attune_job_step(attune_job *job, attune_error *err);
+ATTUNE_API void attune_job_cancel(attune_job *job);
+ATTUNE_API int attune_job_report_get(const attune_job *job, attune_job_report *out, attune_error *err);
+ATTUNE_API void attune_job_close(attune_job *job);
+/* Peak resident memory that a job with these options would take, bytes. */
+ATTUNE_API int attune_job_memory(const char *home, const attune_job_options *options, uint64_t *bytes,
+                                 attune_error *err);
+
+/* ---- adapters --------------------------------------------------------------------------------- */
+
+typedef struct attune_adapter_info {
+    size_t size;
+    int number, parent, active; /* parent 0: the base */
+    char state[16];             /* "candidate", "active", "retired", "revoked", "rejected" */
+    char sha256[65], run[65];
+    int64_t created_ms, bytes, examples;
+    int rank;
+    double alpha;
+    double loss_before, loss_after; /* NaN: imported, not measured */
+    char origin[16];                /* "trained" or "imported" */
+} attune_adapter_info;
+
+typedef int (*attune_adapter_callback)(const attune_adapter_info *info, void *user); /* non-zero stops */
+ATTUNE_API int attune_adapter_list(const char *home, attune_adapter_callback callback, void *user,
+                                   attune_error *err);
+ATTUNE_API int attune_adapter_get(const char *home, int number, attune_adapter_info *out, attune_error *err);
+/* Make adapter `number` (0: the base) the active one. */
+ATTUNE_API int attune_adapter_use(const char *home, int number, attune_error *err);
+/* To the active adapter's parent; *now: its number, 0 for the base. */
+ATTUNE_API int attune_adapter_rollback(const char *home, int *now, attune_error *err);
+/* format "gguf" (path: a file) or "peft" (path: a folder, made if missing). number 0 is refused. */
+ATTUNE_API int attune_adapter_export(const char *home, int number, const char *format, const char *path,
+                                     attune_error *err);
+/* A GGUF LoRA file or a PEFT folder made for this home's base; becomes the next number, not active. */
+ATTUNE_API int attune_adapter_import(const char *home, const char *path, int *number, attune_error *err);
+
+/* ---- inference --------------------------------------------------------------------------------- */
+
+typedef struct attune_engine attune_engine;
+typedef struct attune_session attune_session;
+
+typedef struct attune_engine_options {
+    size_t size;
+    const char *adapter; /* "active" (default), "base", a number, or a file */
+    const char *merge;   /* "none", "f16", "q8", "same"; default as the settings say, else "f16" */
+    int threads;         /* 0: all */
+    int read;            /* 1: read the base whole in place of mapping it */
+} attune_engine_options;
+
+/* Base and adapter, immutable, shared by any number of sessions and threads. */
+ATTUNE_API int attune_engine_open(const char *home, const attune_engine_options *options, attune_engine **out,
+                                  attune_error *err);
+/* Without a home: adapter is a GGUF file or NULL; options->adapter must be NULL. */
+ATTUNE_API int attune_engine_open_files(const char *base, const char *adapter, const attune_engine_options *options,
+                                        attune_engine **out, attune_error *err);
+/* All sessions must be closed before. */
+ATTUNE_API void attune_engine_close(attune_engine *engine);
+/* 1: the home has another active adapter by now. */
+ATTUNE_API int attune_engine_is_stale(const attune_engine *engine);
+
+typedef struct attune_engine_info {
+    size_t size;
+    char name[128], architecture[32], base_sha256[65], adapter_sha256[65], merge[16], kernels[32];
+    int adapter; /* number, 0: base, -1: a file */
+    int64_t parameters, layers, width, vocabulary, context;
+} attune_engine_info;
+ATTUNE_API int attune_engine_info_get(const attune_engine *engine, attune_engine_info *out, attune_error *err);
+
+enum attune_tokenize_flags { ATTUNE_TOKENIZE_SPECIAL = 1 };
+/* Tokens of text[0..length). *n is always set to the number needed; ids beyond capacity are not
+ * written. Without ATTUNE_TOKENIZE_SPECIAL, "<|im_end|>" in the text is ordinary characters. */
+ATTUNE_API int attune_engine_tokenize(const attune_engine *engine, const char *text, size_t length, int flags,
+                                      int32_t *ids, size_t capacity, size_t *n, attune_error *err);
+/* Bytes of tokens, not NUL-terminated; *n as above. */
+ATTUNE_API int attune_engine_detokenize(const attune_engine *engine, const int32_t *ids, size_t n_ids, char *bytes,
+                                        size_t capacity, size_t *n, attune_error *err);
+
+typedef struct attune_session_options {
+    size_t size;
+    int64_t context; /* tokens; default the smaller of the model's own and 2048 */
+} attune_session_options;
+/* One conversation; one thread at a time. */
+ATTUNE_API int attune_session_open(attune_engine *engine, const attune_session_options *options,
+                                   attune_session **out, attune_error *err);
+ATTUNE_API void attune_session_close(attune_session *session);
+/* Messages of a conversation go in through the model's chat template; the first append without a
+ * system message brings the template's own. */
+ATTUNE_API int attune_session_append(attune_session *session, const attune_message *messages, size_t n,
+                                     attune_error *err);
+/* Text as it stands, no template; special tokens are recognised with flags. */
+ATTUNE_API int attune_session_append_text(attune_session *session, const char *text, size_t length, int flags,
+                                          attune_error *err);
+
+/* Whole UTF-8 characters as they come; non-zero stops the generation. */
+typedef int (*attune_token_callback)(const char *text, size_t length, void *user);
+
+typedef struct attune_generate_options {
+    size_t size;
+    int64_t max_tokens;   /* default 256 */
+    double temperature;   /* 0 (default): greedy */
+    int top_k;            /* 0: off */
+    double top_p, min_p;  /* 0: off */
+    double repetition_penalty; /* 0 or 1: off; over the last 64 tokens */
+    uint64_t seed;
+    const char *const *stop; /* strings that end the answer, not part of it */
+    size_t n_stop;
+} attune_generate_options;
+
+enum attune_stop_reason {
+    ATTUNE_STOP_END = 1,     /* the model ended its turn */
+    ATTUNE_STOP_LENGTH = 2,  /* max_tokens */
+    ATTUNE_STOP_STRING = 3,
+    ATTUNE_STOP_CALLBACK = 4,
+    ATTUNE_STOP_CONTEXT = 5  /* the context is full */
+};
+typedef struct attune_generate_result {
+    size_t size;
+    int64_t prompt_tokens, tokens;
+    double prompt_seconds, seconds; /* to the first token; all after it */
+    int reason; /* enum attune_stop_reason */
+} attune_generate_result;
+
+/* Answers what was appended. The answer joins the conversation. on_token, result may be NULL. */
+ATTUNE_API int attune_session_generate(attune_session *session, const attune_generate_options *options,
+                                       attune_token_callback on_token, void *user, attune_generate_result *result,
+                                       attune_error *err);
+/* Text of the last answer; valid until the next call on the session. */
+ATTUNE_API const char *attune_session_text(const attune_session *session);
+/* Token ids of the last answer, without the token that ended it; valid until the next call. */
+ATTUNE_API int attune_session_ids(const attune_session *session, const int32_t **ids, size_t *n);
+/* Logits after the last appended token, vocabulary-sized, valid until the next call. */
+ATTUNE_API int attune_session_logits(attune_session *session, const float **logits, attune_error *err);
+
+typedef struct attune_provenance {
+    size_t size;
+    char model[65], adapter[65], template_hash[65];
+} attune_provenance;
+ATTUNE_API int attune_session_provenance(const attune_session *session, attune_provenance *out, attune_error *err);
+
+/* ---- evaluation and figures ----------------------------------------------------------------------- */
+
+typedef struct attune_eval_options {
+    size_t size;
+    int64_t max_examples; /* 0: all */
+    int64_t max_tokens;   /* cut each text there; 0: as the settings say */
+} attune_eval_options;
+typedef struct attune_eval_result {
+    size_t size;
+    double nll; /* mean over supervised tokens, nats */
+    int64_t tokens, examples;
+} attune_eval_result;
+/* JSON Lines as for import. */
+ATTUNE_API int attune_eval(attune_engine *engine, const char *path, const attune_eval_options *options,
+                           attune_eval_result *result, attune_error *err);
+
+typedef struct attune_bench_options {
+    size_t size;
+    int threads;
+    int64_t tokens;   /* train: micro-batch, decode and prefill: how many */
+    double seconds;   /* per measurement; default 3 */
+    int64_t rank;
+    const char *merge, *adapter;
+} attune_bench_options;
+typedef struct attune_bench_result {
+    size_t size;
+    double tokens_per_s, seconds, seconds_load;
+    int64_t tokens;
+    double peak_rss_mib;
+    double limit_gflops, limit_gbytes_per_s; /* of this machine, in the same run and thread count */
+    double gflops, gbytes_per_s;             /* what the work itself needed */
+    char kernels[32];
+    int threads;
+} attune_bench_result;
+/* kind: "train", "decode", "prefill", "merge". */
+ATTUNE_API int attune_bench(const char *base, const char *kind, const attune_bench_options *options,
+                            attune_bench_result *result, attune_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

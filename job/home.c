@@ -1,0 +1,317 @@
+#include "job/home.h"
+
+#include "core/base/options.h"
+#include "core/base/hash.h"
+#include "datastore/store.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- paths ---- */
+
+int home_file(const char *home, const char *name, char out[HOME_PATH_MAX], attune_error *err) {
+    int n = snprintf(out, HOME_PATH_MAX, "%s/%s", home, name);
+    if (n < 0 || n >= HOME_PATH_MAX)
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the home's path is longer than %d bytes", HOME_PATH_MAX);
+    return ATTUNE_OK;
+}
+
+void home_adapter_path(const char *home, int number, char out[HOME_PATH_MAX + 32]) {
+    snprintf(out, HOME_PATH_MAX + 32, "%s/adapters/%d.gguf", home, number);
+}
+
+int home_resolve(const char *home, char out[HOME_PATH_MAX], attune_error *err) {
+    char path[HOME_PATH_MAX], file[HOME_PATH_MAX];
+    struct stat st;
+    /* room for the longest name in a home */
+    size_t n = attune_home_path(home, path, sizeof path - 64);
+    if (n == 0)
+        return error_set(err, ATTUNE_ERROR_NOT_FOUND, NULL, "no home: give --home, or set ATTUNE_HOME or HOME");
+    if (n >= sizeof path - 64) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the home's path is too long");
+    int code = home_file(path, "attune.conf", file, err);
+    if (code != ATTUNE_OK) return code;
+    if (stat(file, &st) != 0) {
+        if (errno != ENOENT && errno != ENOTDIR) return error_set_errno(err, file, "cannot look at the home");
+        return error_set(err, ATTUNE_ERROR_NOT_FOUND, path, "no attune home there; make one with: attune init --base MODEL.gguf");
+    }
+    memcpy(out, path, sizeof path);
+    return ATTUNE_OK;
+}
+
+/* ---- the lock ---- */
+
+int home_lock(const char *home, int *fd, attune_error *err) {
+    char path[HOME_PATH_MAX];
+    int code = home_file(home, "lock", path, err);
+    if (code != ATTUNE_OK) return code;
+    int f = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (f < 0) return error_set_errno(err, path, "cannot open the home's lock");
+    if (flock(f, LOCK_EX | LOCK_NB) != 0) {
+        code = errno == EWOULDBLOCK
+                   ? error_set(err, ATTUNE_ERROR_BUSY, home, "another attune process is working on this home; try again when it is done")
+                   : error_set_errno(err, path, "cannot lock the home");
+        close(f);
+        return code;
+    }
+    *fd = f;
+    return ATTUNE_OK;
+}
+
+void home_unlock(int fd) {
+    if (fd >= 0) close(fd);
+}
+
+/* ---- CURRENT ---- */
+
+int current_read(const char *home, int *number, char sha256[65], char text[128], attune_error *err) {
+    char path[HOME_PATH_MAX], content[128] = "base\n", digits[66] = "";
+    struct file_bytes file;
+    struct stat st;
+    int code = home_file(home, "CURRENT", path, err);
+    if (code != ATTUNE_OK) return code;
+    if (stat(path, &st) == 0) {
+        code = file_bytes_open(path, FILE_READ, sizeof content - 1, &file, err);
+        if (code != ATTUNE_OK) return code;
+        memcpy(content, file.data, file.size);
+        content[file.size] = 0;
+        file_bytes_close(&file);
+    } else if (errno != ENOENT) {
+        return error_set_errno(err, path, "cannot read which adapter is active");
+    }
+    int n = 0, end = 0;
+    if (strcmp(content, "base\n") != 0 &&
+        (sscanf(content, "%9d %64[0-9a-f]%n", &n, digits, &end) != 2 || n < 1 || strlen(digits) != 64 ||
+         strcmp(content + end, "\n") != 0))
+        return error_set(err, ATTUNE_ERROR_FORMAT, path,
+                         "damaged; choose the active adapter again with: attune adapters use N (or base)");
+    *number = n;
+    if (sha256) memcpy(sha256, digits, 65);
+    if (text) memcpy(text, content, 128);
+    return ATTUNE_OK;
+}
+
+int current_write(const char *home, int number, const char *sha256, attune_error *err) {
+    char path[HOME_PATH_MAX], text[128] = "base\n";
+    if (number > 0) snprintf(text, sizeof text, "%d %s\n", number, sha256);
+    int code = home_file(home, "CURRENT", path, err);
+    if (code != ATTUNE_OK) return code;
+    return file_write_atomic(path, "current", text, strlen(text), err);
+}
+
+/* ---- the base ---- */
+
+/* "sha256 device inode size mtime ctime path": any difference and the file is hashed again. */
+static void stamp_text(const struct file_bytes *file, char *out, size_t size) {
+    snprintf(out, size, "%lld %lld %zu %lld %lld %s\n", (long long)file->device, (long long)file->inode, file->size,
+             (long long)file->mtime_ns, (long long)file->ctime_ns, file->path);
+}
+
+static int remembered(const char *cache, const char *stamp, char sha256[65]) {
+    struct file_bytes file;
+    if (file_bytes_open(cache, FILE_READ, 4096, &file, NULL) != ATTUNE_OK) return 0;
+    size_t n = strlen(stamp);
+    int found = file.size == 65 + n && file.data[64] == ' ' && memcmp(file.data + 65, stamp, n) == 0;
+    for (size_t i = 0; i < 64 && found; i++) found = strchr("0123456789abcdef", file.data[i]) && file.data[i];
+    if (found) {
+        memcpy(sha256, file.data, 64);
+        sha256[64] = 0;
+    }
+    file_bytes_close(&file);
+    return found;
+}
+
+static int hash_open_base(const char *home, const struct file_bytes *file, char sha256[65], attune_error *err) {
+    char cache[HOME_PATH_MAX], stamp[HOME_PATH_MAX], line[HOME_PATH_MAX + 80];
+    int code = home_file(home, "cache/base.sha256", cache, err);
+    if (code != ATTUNE_OK) return code;
+    stamp_text(file, stamp, sizeof stamp);
+    if (remembered(cache, stamp, sha256)) return ATTUNE_OK;
+    hash_bytes(file->data, file->size, sha256);
+    snprintf(line, sizeof line, "%s %s", sha256, stamp);
+    /* Only a cache: that it cannot be written costs time, not correctness. */
+    (void)file_write_atomic(cache, "cache", line, strlen(line), NULL);
+    return ATTUNE_OK;
+}
+
+int base_hash(const char *home, const char *path, char sha256[65], attune_error *err) {
+    struct file_bytes file;
+    int code = file_bytes_open(path, FILE_MAP, SIZE_MAX, &file, err);
+    if (code != ATTUNE_OK) return code;
+    code = hash_open_base(home, &file, sha256, err);
+    file_bytes_close(&file);
+    return code;
+}
+
+int home_model(const char *home, const struct settings *settings, enum file_load load, struct model **out,
+               attune_error *err) {
+    struct model *model = NULL;
+    char sha256[65];
+    int code = model_open(settings->base, load, &model, err);
+    if (code != ATTUNE_OK) return code;
+    code = hash_open_base(home, &model->gguf->file, sha256, err);
+    if (code == ATTUNE_OK && strcmp(sha256, settings->base_sha256) != 0)
+        code = error_set(err, ATTUNE_ERROR_MISMATCH, settings->base,
+                         "another base model than this home was made for (sha256 %.12s, wanted %.12s); put the old file "
+                         "back, or make a new home for this one",
+                         sha256, settings->base_sha256);
+    if (code != ATTUNE_OK) {
+        model_close(model);
+        return code;
+    }
+    model_set_hash(model, sha256);
+    *out = model;
+    return ATTUNE_OK;
+}
+
+/* ---- adapters on disk and in the store ---- */
+
+/* Calls each with the number of every adapters/<n>.gguf; leftovers of writers that died are removed when
+ * `clean` (the lock is held). */
+static int highest_file(const char *home, int clean, int *highest, attune_error *err) {
+    char folder[HOME_PATH_MAX];
+    int code = home_file(home, "adapters", folder, err), number, end;
+    if (code != ATTUNE_OK) return code;
+    DIR *dir = opendir(folder);
+    if (!dir) return error_set_errno(err, folder, "cannot read the home's adapters");
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        size_t n = strlen(entry->d_name);
+        if (clean && entry->d_name[0] == '.' && n > 4 && strcmp(entry->d_name + n - 4, ".tmp") == 0)
+            unlinkat(dirfd(dir), entry->d_name, 0);
+        end = 0;
+        if (sscanf(entry->d_name, "%9d.gguf%n", &number, &end) == 1 && end > 0 && !entry->d_name[end] &&
+            number > *highest)
+            *highest = number;
+    }
+    closedir(dir);
+    return ATTUNE_OK;
+}
+
+static int highest_row(const attune_adapter_info *info, void *user) {
+    int *highest = user;
+    if (info->number > *highest) *highest = info->number;
+    return 0;
+}
+
+int home_next_number(const char *home, attune_store *store, int *number, attune_error *err) {
+    int highest = 0;
+    int code = highest_file(home, 0, &highest, err);
+    if (code == ATTUNE_OK) code = store_adapters(store, highest_row, &highest, err);
+    if (code == ATTUNE_OK) *number = highest + 1;
+    return code;
+}
+
+static void remove_leftovers(const char *home) {
+    DIR *dir = opendir(home);
+    if (!dir) return;
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        size_t n = strlen(entry->d_name);
+        if (entry->d_name[0] == '.' && n > 4 && strcmp(entry->d_name + n - 4, ".tmp") == 0)
+            unlinkat(dirfd(dir), entry->d_name, 0);
+    }
+    closedir(dir);
+}
+
+int home_reconcile(const char *home, attune_store *store, attune_error *err) {
+    int highest = 0, number = 0;
+    attune_adapter_info info;
+    remove_leftovers(home);
+    int code = highest_file(home, 1, &highest, err);
+    if (code == ATTUNE_OK) code = current_read(home, &number, NULL, NULL, err);
+    if (code != ATTUNE_OK) return code;
+    ATTUNE_INIT(info);
+    if (number > 0) {
+        code = store_adapter_get(store, number, &info, err);
+        if (code == ATTUNE_ERROR_NOT_FOUND)
+            return error_set(err, ATTUNE_ERROR_FORMAT, home,
+                             "CURRENT names adapter %d, which the store does not know; choose another with: attune "
+                             "adapters use N (or base)",
+                             number);
+        if (code != ATTUNE_OK || info.active) return code;
+    }
+    return store_adapter_activate(store, number, err);
+}
+
+/* ---- making one ---- */
+
+static int make_folder(const char *path, attune_error *err) {
+    if (mkdir(path, 0700) == 0 || errno == EEXIST) return ATTUNE_OK;
+    return error_set_errno(err, path, "cannot make the folder");
+}
+
+static int make_parents(const char *path, attune_error *err) {
+    char part[HOME_PATH_MAX];
+    snprintf(part, sizeof part, "%s", path);
+    for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        int code = make_folder(part, err);
+        if (code != ATTUNE_OK) return code;
+        *slash = '/';
+    }
+    return make_folder(path, err);
+}
+
+/* A home is there once attune.conf is: it is written last. */
+static int fill_home(const char *home, const struct settings *settings, int consent, attune_error *err) {
+    char path[HOME_PATH_MAX];
+    static const char *const folders[] = {"adapters", "cache"};
+    int code = ATTUNE_OK;
+    for (size_t i = 0; i < 2 && code == ATTUNE_OK; i++) {
+        code = home_file(home, folders[i], path, err);
+        if (code == ATTUNE_OK) code = make_folder(path, err);
+    }
+    if (code == ATTUNE_OK) code = store_create(home, consent, err);
+    if (code == ATTUNE_OK) code = current_write(home, 0, NULL, err);
+    if (code == ATTUNE_OK) code = settings_write(home, settings, err);
+    return code;
+}
+
+int attune_home_init(const char *home, const char *base, const attune_home_options *options, attune_error *err) {
+    char path[HOME_PATH_MAX], file[HOME_PATH_MAX];
+    struct settings settings;
+    attune_home_options o;
+    struct model *model = NULL;
+    int fd = -1;
+    int code = options_read(&o, sizeof o, options, "attune_home_options", err);
+    if (code != ATTUNE_OK) return code;
+    if (!base) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "a home needs a base model (a GGUF file)");
+    size_t n = attune_home_path(home, path, sizeof path - 64);
+    if (n == 0 || n >= sizeof path - 64)
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "no home: give --home, or set ATTUNE_HOME or HOME");
+    settings_default(&settings);
+    char *absolute = realpath(base, NULL);
+    if (!absolute) return error_set_errno(err, base, "cannot open the base model");
+    if (strlen(absolute) >= sizeof settings.base || strpbrk(absolute, "\n\r")) {
+        code = error_set(err, ATTUNE_ERROR_ARGUMENT, base, "the base model's path is too long or holds a line break");
+        goto out;
+    }
+    strcpy(settings.base, absolute);
+    code = model_open(absolute, FILE_MAP, &model, err);
+    if (code != ATTUNE_OK) goto out;
+    if (!model->chat) {
+        if (err) *err = model->chat_error;
+        code = model->chat_error.code;
+        goto out;
+    }
+    hash_bytes(model->gguf->file.data, model->gguf->file.size, settings.base_sha256);
+    code = make_parents(path, err);
+    if (code == ATTUNE_OK) code = home_lock(path, &fd, err);
+    if (code == ATTUNE_OK) code = home_file(path, "attune.conf", file, err);
+    if (code != ATTUNE_OK) goto out;
+    if (access(file, F_OK) == 0) {
+        code = error_set(err, ATTUNE_ERROR_STATE, path, "a home is there already; choose another with --home");
+        goto out;
+    }
+    code = fill_home(path, &settings, o.consent, err);
+out:
+    home_unlock(fd);
+    model_close(model);
+    free(absolute);
+    return code;
+}

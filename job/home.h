@@ -1,0 +1,60 @@
+/* The home: one folder that holds everything of a person (docs/formats.md).
+ *
+ *   attune.conf       settings, for people to edit
+ *   store.db          the store
+ *   adapters/<n>.gguf numbered, immutable
+ *   CURRENT           the active adapter: "<n> <sha256>\n" or "base\n"; swapped atomically, it rules
+ *   checkpoint.gguf   the unfinished run's state
+ *   lock              held by whoever trains, publishes or changes CURRENT
+ *   cache/            may be deleted at any time */
+#ifndef JOB_HOME_H
+#define JOB_HOME_H
+
+#include "adapters/merge.h"
+#include "trainer/trainer.h"
+
+enum { HOME_PATH_MAX = 1024 };
+
+/* attune.conf: `key = value` lines, # comments. Unknown keys, impossible values: an error naming the line. */
+struct settings {
+    char base[HOME_PATH_MAX], base_sha256[65];
+    enum merge_mode merge;
+    struct train_config train;
+    double epochs;           /* passes over the rows, 0.01 to 100 */
+    int shuffle;             /* 1: by a hash keyed with the seed; 0: as recorded */
+    double held_out;         /* share of prompts, 0.01 to 0.5 */
+    uint64_t memory;         /* bytes */
+    int charger_required, battery_min;
+};
+int settings_read(const char *home, struct settings *out, attune_error *err);
+/* A fresh attune.conf with every key explained. */
+int settings_write(const char *home, const struct settings *settings, attune_error *err);
+void settings_default(struct settings *settings);
+/* What a run's outcome depends on, as one line of JSON; and back. */
+void settings_configuration(const struct settings *settings, char *out, size_t size);
+int settings_from_configuration(const char *text, struct settings *settings, attune_error *err);
+
+/* home NULL: $ATTUNE_HOME, else XDG. Must exist and be a home. */
+int home_resolve(const char *home, char out[HOME_PATH_MAX], attune_error *err);
+int home_file(const char *home, const char *name, char out[HOME_PATH_MAX], attune_error *err);
+void home_adapter_path(const char *home, int number, char out[HOME_PATH_MAX + 32]);
+
+/* ATTUNE_ERROR_BUSY when another process has it. *fd is closed to let go; a crash lets go too. */
+int home_lock(const char *home, int *fd, attune_error *err);
+void home_unlock(int fd);
+
+/* number 0: the base. text (nullable) is the file as it stands. */
+int current_read(const char *home, int *number, char sha256[65], char text[128], attune_error *err);
+int current_write(const char *home, int number, const char *sha256, attune_error *err);
+
+/* The base's hash, remembered in cache/ by inode, size, mtime and ctime. */
+int base_hash(const char *home, const char *path, char sha256[65], attune_error *err);
+/* Opens the home's base, refuses another file than at init. */
+int home_model(const char *home, const struct settings *settings, enum file_load load, struct model **out,
+               attune_error *err);
+/* Under the lock: the store's adapter rows follow CURRENT and the files; leftover temporaries go. */
+int home_reconcile(const char *home, attune_store *store, attune_error *err);
+/* Next free adapter number: above every file and row. */
+int home_next_number(const char *home, attune_store *store, int *number, attune_error *err);
+
+#endif

@@ -1,0 +1,377 @@
+/* The public job: opening, budget and power between units, the report. */
+#include "adapters/adapter_file.h"
+#include "core/base/options.h"
+#include "energy/power.h"
+#include "job/phases.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum { SAMPLE_TOKENS = 256 };
+static const double CHECKPOINT_EVERY = 60.0; /* seconds: flash wears */
+static const double CHECKPOINT_SECONDS = 0.5, GUARD = 1.15;
+
+/* ---- adapters that a plan starts from or has to beat ---- */
+
+static int read_adapter(const attune_job *job, int number, struct lora **out, char sha256[65], attune_error *err) {
+    char path[HOME_PATH_MAX + 32];
+    struct adapter_record record;
+    *sha256 = 0;
+    if (number == 0) return ATTUNE_OK;
+    home_adapter_path(job->home, number, path);
+    return adapter_read(path, job->model, out, &record, sha256, err);
+}
+
+static uint64_t gate_bytes(const struct model *model, const struct settings *s, int threads) {
+    struct lora counted = {.config = s->train.lora, .L = model->L};
+    uint64_t merged = s->merge == MERGE_NONE ? 0 : merge_bytes(model, &counted, s->merge);
+    return trainer_state_bytes(model, &s->train.lora) + merged +
+           training_pass_bytes(model, threads, s->train.micro_tokens, s->train.lora.rank, 0);
+}
+
+static uint64_t peak_bytes(const struct model *model, const struct settings *s, int threads) {
+    /* code, SQLite, the vocabulary's tables, and per thread a stack and OpenBLAS's panels */
+    uint64_t fixed = 40u << 20, each = 6u << 20;
+    uint64_t train = trainer_bytes(model, threads, &s->train), gate = gate_bytes(model, s, threads);
+    return model->gguf->file.size + fixed + each * (uint64_t)threads + (train > gate ? train : gate);
+}
+
+/* ---- opening ---- */
+
+static int check_memory(attune_job *job, attune_error *err) {
+    uint64_t ceiling = job->options.memory_bytes ? job->options.memory_bytes : job->settings.memory;
+    uint64_t peak = peak_bytes(job->model, &job->settings, pool_threads(job->pool));
+    job->report.planned_rss_bytes = peak;
+    if (peak <= ceiling) return ATTUNE_OK;
+    return error_set(err, ATTUNE_ERROR_ARGUMENT, "memory",
+                     "this run takes %llu MiB at its peak, %llu are allowed; raise --memory, or lower micro_tokens and "
+                     "max_tokens or set merge = none in attune.conf",
+                     (unsigned long long)(peak >> 20), (unsigned long long)(ceiling >> 20));
+}
+
+static int check_options(const attune_job_options *o, attune_error *err) {
+    if (!(o->time_s >= 0) || !isfinite(o->time_s) || o->max_examples < 0 ||
+        (o->from != ATTUNE_FROM_ACTIVE && o->from != ATTUNE_FROM_FRESH))
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
+                         "impossible job options: time and examples are at least 0, from is active or fresh");
+    return ATTUNE_OK;
+}
+
+int attune_job_open(const char *home, const attune_job_options *options, attune_job **out, attune_error *err) {
+    attune_job *job = calloc(1, sizeof *job);
+    char sha256[65];
+    if (!job) return error_set_memory(err, "a job", sizeof *job);
+    job->lock = -1;
+    job->opened = job->checkpointed = job_now();
+    int code = options_read(&job->options, sizeof job->options, options, "attune_job_options", err);
+    if (code == ATTUNE_OK) code = check_options(&job->options, err);
+    if (code == ATTUNE_OK) code = home_resolve(home, job->home, err);
+    if (code == ATTUNE_OK) code = home_file(job->home, "checkpoint.gguf", job->checkpoint, err);
+    if (code == ATTUNE_OK) code = home_lock(job->home, &job->lock, err);
+    if (code == ATTUNE_OK) code = settings_read(job->home, &job->settings, err);
+    if (code == ATTUNE_OK) code = kernels_select(err);
+    if (code == ATTUNE_OK) code = pool_create(job->options.threads, &job->pool, err);
+    if (code == ATTUNE_OK) code = store_open_path(job->home, 0, &job->store, err);
+    if (code == ATTUNE_OK) code = home_reconcile(job->home, job->store, err);
+    if (code == ATTUNE_OK) code = home_model(job->home, &job->settings, FILE_MAP, &job->model, err);
+    if (code == ATTUNE_OK) code = current_read(job->home, &job->active, NULL, NULL, err);
+    if (code == ATTUNE_OK) code = read_adapter(job, job->active, &job->opponent, sha256, err);
+    if (code != ATTUNE_OK) {
+        attune_job_close(job);
+        return code;
+    }
+    if (job->options.seed) job->settings.train.seed = job->options.seed;
+    /* Merging, hashing, writing and syncing at the end; measured at about 1 s for 135 M parameters. */
+    job->overhead = 0.5 + 1e-8 * (double)model_parameters(job->model);
+    snprintf(job->report.state, sizeof job->report.state, "unfinished");
+    job->report.loss_before = job->report.loss_after = job->report.loss_interval = NAN;
+    *out = job;
+    return ATTUNE_OK;
+}
+
+void attune_job_close(attune_job *job) {
+    if (!job) return;
+    phases_free(job);
+    lora_destroy(job->start);
+    lora_destroy(job->opponent);
+    model_close(job->model);
+    attune_store_close(job->store);
+    pool_destroy(job->pool);
+    home_unlock(job->lock);
+    free(job);
+}
+
+void attune_job_cancel(attune_job *job) {
+    atomic_store(&job->cancelled, 1);
+    pool_cancel(job->pool);
+}
+
+/* ---- planning ---- */
+
+static int waiting(attune_job *job, const char *reason) {
+    snprintf(job->report.state, sizeof job->report.state, "waiting");
+    snprintf(job->report.reason, sizeof job->report.reason, "%s", reason);
+    return ATTUNE_PAUSED;
+}
+
+/* Rows that a plan would see: none with consent, or nothing new, is said before anything is measured. */
+static int check_rows(attune_job *job, attune_error *err) {
+    int64_t interactions, consented, feedback, fresh;
+    char reason[256];
+    int code = store_counts(job->store, &interactions, &consented, &feedback, &fresh, err);
+    if (code != ATTUNE_OK) return code;
+    if (interactions == 0) return waiting(job, "nothing is recorded yet");
+    if (consented == 0)
+        return waiting(job, "no recorded interaction has consent to train; see init --consent and import --consent");
+    if (fresh == 0 && job->options.from == ATTUNE_FROM_ACTIVE) {
+        snprintf(reason, sizeof reason, "nothing new since adapter %d was trained", job->active);
+        return waiting(job, job->active ? reason : "nothing new since the last run");
+    }
+    return ATTUNE_OK;
+}
+
+static int create_trainer(attune_job *job, const struct settings *settings, int parent, attune_error *err) {
+    int code = read_adapter(job, parent, &job->start, job->parent_sha256, err);
+    if (code != ATTUNE_OK) return code;
+    return trainer_create(job->model, job->pool, &settings->train, job->start, &job->trainer, err);
+}
+
+/* How fast is this machine now? A forward to warm up, one to time, one step to time; then all is as before. */
+static int measure(attune_job *job, attune_error *err) {
+    struct example_set sample = {0};
+    struct evaluator evaluator = {0};
+    struct weights weights = {job->model, job->model->layers, NULL};
+    size_t tokens = 0, *rows = NULL;
+    double *nll = NULL, loss, from = 0;
+    int code = plan_sample(job->store, job->model, &job->settings, SAMPLE_TOKENS, &sample, err);
+    if (code != ATTUNE_OK || sample.n == 0) goto out;
+    rows = malloc(sample.n * sizeof *rows);
+    nll = malloc(sample.n * sizeof *nll);
+    if (!rows || !nll) {
+        code = error_set_memory(err, "a measurement", sample.n * sizeof *nll);
+        goto out;
+    }
+    for (size_t i = 0; i < sample.n; i++) rows[i] = i;
+    code = evaluator_create(job->model, job->pool, job->settings.train.micro_tokens, job->settings.train.lora.rank,
+                            &evaluator, err);
+    for (int i = 0; i < 2 && code == ATTUNE_OK; i++) {
+        from = job_now();
+        code = trainer_evaluate(evaluator.pass, evaluator.packer, &weights, &sample, rows, sample.n, nll, err);
+    }
+    double evaluated = job_now() - from;
+    if (code != ATTUNE_OK) goto out;
+    from = job_now();
+    code = trainer_step(job->trainer, &sample, rows, sample.n, 0.0f, &loss, &tokens, err);
+    if (code != ATTUNE_OK) goto out;
+    job->evaluate_rate = (double)tokens / evaluated;
+    job->train_rate = (double)tokens / (job_now() - from);
+    trainer_reset(job->trainer, job->start);
+out:
+    evaluator_free(&evaluator);
+    example_set_free(&sample);
+    free(rows);
+    free(nll);
+    return code;
+}
+
+static int make_plan(attune_job *job, attune_error *err) {
+    char reason[256];
+    int parent = job->options.from == ATTUNE_FROM_FRESH ? 0 : job->active;
+    struct settings settings = job->settings;
+    int code = check_rows(job, err);
+    if (code != ATTUNE_OK) return code;
+    /* Going on from an adapter keeps its shape, whatever the settings say by now. */
+    if (parent) settings.train.lora = job->opponent->config;
+    code = create_trainer(job, &settings, parent, err);
+    if (code == ATTUNE_OK && job->options.time_s > 0) code = measure(job, err);
+    if (code != ATTUNE_OK) return code;
+    struct budget budget = {.train_rate = job->train_rate / GUARD, .evaluate_rate = job->evaluate_rate / GUARD,
+                            .overhead = job->overhead + CHECKPOINT_SECONDS, .max_examples = job->options.max_examples};
+    if (job->options.time_s > 0 && job->train_rate > 0)
+        budget.seconds = fmax(job->options.time_s - (job_now() - job->opened), 0.1);
+    code = plan_make(job->store, job->model, &settings, parent, job->parent_sha256, job->active, &budget, &job->plan,
+                     reason, err);
+    return code == ATTUNE_PAUSED ? waiting(job, reason) : code;
+}
+
+/* An unfinished run that can no longer be finished as planned: its rows were deleted, or another adapter is active. */
+static int abandon(attune_job *job, struct store_run *run, const char *why, attune_error *err) {
+    snprintf(run->state, sizeof run->state, "failed");
+    snprintf(run->reason, sizeof run->reason, "%s", why);
+    int code = store_run_update(job->store, run, err);
+    if (code == ATTUNE_OK) unlink(job->checkpoint);
+    plan_free(&job->plan);
+    return code;
+}
+
+static int find_plan(attune_job *job, int *found, attune_error *err) {
+    struct store_run run;
+    *found = 0;
+    int code = store_run_last(job->store, "unfinished", &run, err);
+    if (code == ATTUNE_ERROR_NOT_FOUND) {
+        unlink(job->checkpoint); /* of a run that has ended: the process died in between */
+        return ATTUNE_OK;
+    }
+    if (code != ATTUNE_OK) return code;
+    code = plan_load(job->store, job->model, &run, &job->plan, err);
+    if (code == ATTUNE_ERROR_NOT_FOUND) return abandon(job, &run, "rows of its plan are gone", err);
+    if (code != ATTUNE_OK) return code;
+    attune_adapter_info published;
+    ATTUNE_INIT(published);
+    int by_this_run = job->active > 0 &&
+                      store_adapter_get(job->store, job->active, &published, NULL) == ATTUNE_OK &&
+                      strcmp(published.run, run.id) == 0;
+    if (by_this_run) { /* it died between CURRENT and the store: only the store is behind */
+        job->plan.row.adapter = job->active;
+        job->plan.row.loss_before = published.loss_before;
+        job->plan.row.loss_after = published.loss_after;
+        job->plan.row.ended_ms = published.created_ms;
+        snprintf(job->plan.row.reason, sizeof job->plan.row.reason, "published");
+        snprintf(job->plan.row.state, sizeof job->plan.row.state, "published");
+        code = store_run_update(job->store, &job->plan.row, err);
+        if (code == ATTUNE_OK) unlink(job->checkpoint);
+        job->report.published = job->report.finished = 1;
+        job->report.adapter = job->active;
+        *found = 1;
+        return code == ATTUNE_OK ? ATTUNE_DONE : code;
+    }
+    if (job->plan.opponent != job->active) return abandon(job, &run, "another adapter was made active meanwhile", err);
+    *found = 1;
+    return create_trainer(job, &job->plan.settings, run.parent, err);
+}
+
+static int begin(attune_job *job, attune_error *err) {
+    int found = 0, resumed = 0;
+    int code = check_memory(job, err);
+    if (code == ATTUNE_OK) code = find_plan(job, &found, err);
+    if (code == ATTUNE_OK && !found) code = make_plan(job, err);
+    if (code == ATTUNE_DONE) job->planned = 1;
+    if (code != ATTUNE_OK) return code;
+    job->planned = 1;
+    code = phases_prepare(job, err);
+    if (code == ATTUNE_OK && found) code = phases_resume(job, &resumed, err);
+    return code;
+}
+
+/* ---- stepping ---- */
+
+static void tell(attune_job *job) {
+    if (!job->options.on_progress) return;
+    char phase[32];
+    attune_progress progress;
+    ATTUNE_INIT(progress);
+    phases_name(job, phase);
+    progress.phase = phase;
+    progress.done = (int64_t)job->units_done;
+    progress.total = (int64_t)phases_units(job);
+    progress.steps = job->plan.row.steps;
+    if (job->phase < job->n_phases && job->phases[job->phase].kind == PHASE_TRAIN) progress.step = (int64_t)job->unit;
+    progress.loss = job->loss;
+    progress.tokens_per_s = job->train_rate;
+    progress.seconds_left = phases_seconds_left(job);
+    job->options.on_progress(&progress, job->options.user);
+}
+
+/* Why the next unit may not begin, or NULL. */
+static const char *stop_reason(attune_job *job) {
+    const char *why;
+    struct power_snapshot snapshot;
+    if (atomic_load(&job->cancelled)) return "stopped on request";
+    if (job->options.time_s > 0) {
+        double left = job->options.time_s - (job_now() - job->opened);
+        if (phases_unit_seconds(job) * GUARD + CHECKPOINT_SECONDS > left) return "the time budget is used up";
+    }
+    if (job->options.now) return NULL;
+    struct power_policy policy = {job->settings.charger_required, job->settings.battery_min};
+    power_read(job->options.sys_root, &snapshot);
+    return power_decide(&snapshot, &policy, &why) == POWER_RUN ? NULL : why;
+}
+
+static int pause_job(attune_job *job, const char *why, attune_error *err) {
+    pool_cancel_clear(job->pool);
+    int code = phases_checkpoint(job, err);
+    if (code != ATTUNE_OK) return code;
+    snprintf(job->report.reason, sizeof job->report.reason, "%s; what is done is kept, call again to go on", why);
+    return ATTUNE_PAUSED;
+}
+
+static int may_start(attune_job *job) {
+    const char *why;
+    struct power_snapshot snapshot;
+    struct power_policy policy = {job->settings.charger_required, job->settings.battery_min};
+    if (job->options.now) return ATTUNE_OK;
+    power_read(job->options.sys_root, &snapshot);
+    return power_decide(&snapshot, &policy, &why) == POWER_RUN ? ATTUNE_OK : waiting(job, why);
+}
+
+int attune_job_step(attune_job *job, attune_error *err) {
+    if (job->report.finished) return ATTUNE_DONE;
+    if (!job->planned) {
+        int code = may_start(job);
+        if (code == ATTUNE_OK) code = begin(job, err);
+        if (code == ATTUNE_ERROR_CANCELLED) return waiting(job, "stopped on request before the run began");
+        if (code != ATTUNE_OK) return code;
+        tell(job);
+        return ATTUNE_CONTINUE;
+    }
+    const char *why = stop_reason(job);
+    if (why) return pause_job(job, why, err);
+    int code = phases_unit(job, err);
+    if (code == ATTUNE_ERROR_CANCELLED) return pause_job(job, "stopped on request", err);
+    if (code < 0) return code;
+    tell(job);
+    if (code == ATTUNE_CONTINUE && job_now() - job->checkpointed > CHECKPOINT_EVERY) {
+        int written = phases_checkpoint(job, err);
+        if (written != ATTUNE_OK) return written;
+    }
+    return code;
+}
+
+/* ---- reporting ---- */
+
+int attune_job_report_get(const attune_job *job, attune_job_report *out, attune_error *err) {
+    attune_job_report r = job->report;
+    struct rusage usage;
+    if (job->planned) {
+        const struct store_run *run = &job->plan.row;
+        snprintf(r.evaluation, sizeof r.evaluation, "%s", run->evaluation);
+        r.loss_before = run->loss_before;
+        r.loss_after = run->loss_after;
+        r.loss_interval = run->loss_interval;
+        r.examples = run->examples;
+        r.held_out = run->held_out;
+        r.epochs = run->epochs;
+        r.steps = run->steps;
+        r.steps_done = job->phase >= job->n_phases || job->phases[job->phase].kind >= PHASE_TRAIN
+                           ? (job->trainer ? (int64_t)(job->trainer->adamw.step + job->trainer->dropped) : run->steps)
+                           : 0;
+    }
+    if (r.finished) {
+        snprintf(r.state, sizeof r.state, "%s", job->plan.row.state);
+        snprintf(r.reason, sizeof r.reason, "%s", job->plan.row.reason);
+    }
+    r.tokens = job->tokens;
+    r.seconds = job_now() - job->opened;
+    r.tokens_per_s = job->train_seconds > 0 ? (double)job->tokens / job->train_seconds : 0;
+    if (getrusage(RUSAGE_SELF, &usage) == 0) r.peak_rss_bytes = (uint64_t)usage.ru_maxrss * 1024;
+    return options_write(out, &r, sizeof r, "attune_job_report", err);
+}
+
+int attune_job_memory(const char *home, const attune_job_options *options, uint64_t *bytes, attune_error *err) {
+    char path[HOME_PATH_MAX];
+    attune_job_options o;
+    struct settings settings;
+    struct model *model = NULL;
+    int code = options_read(&o, sizeof o, options, "attune_job_options", err);
+    if (code == ATTUNE_OK) code = home_resolve(home, path, err);
+    if (code == ATTUNE_OK) code = settings_read(path, &settings, err);
+    if (code == ATTUNE_OK) code = model_open(settings.base, FILE_MAP, &model, err);
+    if (code != ATTUNE_OK) return code;
+    *bytes = peak_bytes(model, &settings, o.threads ? o.threads : pool_cpu_count());
+    model_close(model);
+    return ATTUNE_OK;
+}

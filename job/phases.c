@@ -1,0 +1,395 @@
+#include "job/phases.h"
+
+#include "core/base/fault.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+double job_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- the list ---- */
+
+static void add_phase(attune_job *job, enum phase_kind kind, int fold) {
+    job->phases[job->n_phases++] = (struct phase){kind, fold};
+}
+
+static int is_training(enum phase_kind kind) { return kind == PHASE_TRAIN || kind == PHASE_FOLD_TRAIN; }
+
+/* The rows of a phase into out; returns how many. */
+static size_t phase_rows(const attune_job *job, const struct phase *phase, size_t *out) {
+    const struct plan *plan = &job->plan;
+    switch (phase->kind) {
+    case PHASE_BEFORE:
+    case PHASE_AFTER: memcpy(out, plan->judge, plan->n_judge * sizeof *out); return plan->n_judge;
+    case PHASE_FOLD_TRAIN: return plan_fold_rows(plan, phase->fold, 0, out);
+    case PHASE_FOLD_JUDGE: return plan_fold_rows(plan, phase->fold, 1, out);
+    case PHASE_TRAIN: memcpy(out, plan->train, plan->n_train * sizeof *out); return plan->n_train;
+    case PHASE_GATE: return 0;
+    }
+    return 0;
+}
+
+static void enter_phase(attune_job *job) {
+    if (job->phase < job->n_phases) job->n_rows = phase_rows(job, &job->phases[job->phase], job->rows);
+}
+
+int phases_prepare(attune_job *job, attune_error *err) {
+    struct plan *plan = &job->plan;
+    size_t n = plan->n_train + plan->n_judge + 1;
+    add_phase(job, PHASE_BEFORE, 0);
+    for (int f = 0; f < plan->folds; f++) {
+        add_phase(job, PHASE_FOLD_TRAIN, f);
+        add_phase(job, PHASE_FOLD_JUDGE, f);
+    }
+    add_phase(job, PHASE_TRAIN, 0);
+    if (!plan->folds) add_phase(job, PHASE_AFTER, 0);
+    add_phase(job, PHASE_GATE, 0);
+    job->before = calloc(n, sizeof *job->before);
+    job->after = calloc(n, sizeof *job->after);
+    job->nll = calloc(n, sizeof *job->nll);
+    job->rows = calloc(n, sizeof *job->rows);
+    job->step_rows = calloc(plan->settings.train.batch, sizeof *job->step_rows);
+    if (!job->before || !job->after || !job->nll || !job->rows || !job->step_rows)
+        return error_set_memory(err, "a run", 4 * n * sizeof(double));
+    job->loss = NAN;
+    enter_phase(job);
+    return ATTUNE_OK;
+}
+
+static void release_judge(attune_job *job) {
+    evaluator_free(&job->evaluator);
+    merge_destroy(job->merged);
+    job->merged = NULL;
+}
+
+void phases_free(attune_job *job) {
+    release_judge(job);
+    trainer_destroy(job->trainer);
+    free(job->before);
+    free(job->after);
+    free(job->nll);
+    free(job->rows);
+    free(job->step_rows);
+    plan_free(&job->plan);
+}
+
+void phases_name(const attune_job *job, char out[32]) {
+    static const char *const names[] = {"before", "fold", "fold", "train", "after", "gate"};
+    if (job->phase >= job->n_phases) {
+        strcpy(out, "done");
+        return;
+    }
+    const struct phase *phase = &job->phases[job->phase];
+    if (phase->kind == PHASE_FOLD_TRAIN || phase->kind == PHASE_FOLD_JUDGE)
+        snprintf(out, 32, "fold %d/%d", phase->fold + 1, job->plan.folds);
+    else
+        snprintf(out, 32, "%s", names[phase->kind]);
+}
+
+/* ---- prediction ---- */
+
+static double mean_tokens(const attune_job *job) {
+    double tokens = 0;
+    for (size_t i = 0; i < job->plan.examples.n; i++) tokens += (double)job->plan.examples.items[i].n;
+    return tokens / (double)(job->plan.examples.n ? job->plan.examples.n : 1);
+}
+
+/* Rows from `unit` on that go through together. */
+static size_t judged_together(const attune_job *job) {
+    size_t n = 0, tokens = 0;
+    while (job->unit + n < job->n_rows) {
+        tokens += job->plan.examples.items[job->rows[job->unit + n]].n - 1;
+        if (n > 0 && tokens > job->plan.settings.train.micro_tokens) break;
+        n++;
+    }
+    return n;
+}
+
+double phases_unit_seconds(const attune_job *job) {
+    const struct phase *phase = &job->phases[job->phase];
+    double each = mean_tokens(job);
+    if (phase->kind == PHASE_GATE) return job->overhead;
+    if (is_training(phase->kind))
+        return job->train_rate > 0 ? each * (double)job->plan.settings.train.batch / job->train_rate : 0;
+    double merging = job->merged || job->plan.settings.merge == MERGE_NONE ? 0 : 0.5 * job->overhead;
+    return job->evaluate_rate > 0 ? merging + each * (double)judged_together(job) / job->evaluate_rate : 0;
+}
+
+static size_t count_rows(const attune_job *job, const struct phase *phase) {
+    size_t n = 0;
+    switch (phase->kind) {
+    case PHASE_BEFORE:
+    case PHASE_AFTER: return job->plan.n_judge;
+    case PHASE_TRAIN: return job->plan.n_train;
+    case PHASE_FOLD_TRAIN:
+    case PHASE_FOLD_JUDGE:
+        for (size_t i = 0; i < job->plan.n_train; i++)
+            n += (job->plan.fold[i] == phase->fold) == (phase->kind == PHASE_FOLD_JUDGE);
+        return n;
+    case PHASE_GATE: return 0;
+    }
+    return 0;
+}
+
+double phases_seconds_left(const attune_job *job) {
+    double each = mean_tokens(job), seconds = 0;
+    if (job->train_rate <= 0 || job->evaluate_rate <= 0) return 0;
+    for (int p = job->phase; p < job->n_phases; p++) {
+        double done = p == job->phase ? (double)job->unit : 0, rows = (double)count_rows(job, &job->phases[p]);
+        if (job->phases[p].kind == PHASE_GATE)
+            seconds += job->overhead;
+        else if (is_training(job->phases[p].kind))
+            seconds += each * (rows * job->plan.settings.epochs - done * (double)job->plan.settings.train.batch) /
+                       job->train_rate;
+        else
+            seconds += each * (rows - done) / job->evaluate_rate;
+    }
+    return seconds > 0 ? seconds : 0;
+}
+
+size_t phases_units(const attune_job *job) {
+    size_t units = 0;
+    for (int p = 0; p < job->n_phases; p++) {
+        size_t rows = count_rows(job, &job->phases[p]);
+        units += job->phases[p].kind == PHASE_GATE          ? 1
+                 : is_training(job->phases[p].kind) ? plan_steps(&job->plan, rows)
+                                                            : rows;
+    }
+    return units;
+}
+
+static void learn_rate(double *rate, double tokens, double seconds) {
+    if (seconds <= 0 || tokens <= 0) return;
+    double measured = tokens / seconds;
+    *rate = *rate > 0 ? 0.7 * *rate + 0.3 * measured : measured;
+}
+
+/* ---- units ---- */
+
+static int train_unit(attune_job *job, attune_error *err) {
+    struct plan *plan = &job->plan;
+    size_t steps = plan_steps(plan, job->n_rows), tokens = 0;
+    double from = job_now(), loss;
+    if (job->unit == 0) trainer_reset(job->trainer, job->start);
+    size_t n = plan_step_rows(plan, job->rows, job->n_rows, job->unit, job->step_rows);
+    float rate = schedule_rate(&plan->settings.train, job->unit, steps);
+    int code = trainer_step(job->trainer, &plan->examples, job->step_rows, n, rate, &loss, &tokens, err);
+    if (code != ATTUNE_OK) return code;
+    if (isnan(loss)) job->report.dropped_steps++;
+    job->loss = loss;
+    job->tokens += (int64_t)tokens;
+    job->train_seconds += job_now() - from;
+    learn_rate(&job->train_rate, (double)tokens, job_now() - from);
+    /* One bad step is noise; a run of them is a defect of data or settings, and will not heal. */
+    if (job->trainer->dropped > 8 && job->trainer->dropped > job->trainer->adamw.step)
+        return error_set(err, ATTUNE_ERROR_STATE, NULL,
+                         "the loss is not finite in most steps (%zu dropped); lower learning_rate in attune.conf",
+                         job->trainer->dropped);
+    job->unit++;
+    return ATTUNE_OK;
+}
+
+/* The weights that a judging phase judges, in the mode that will be served. */
+static int judged_weights(attune_job *job, const struct lora *lora, struct weights *out, attune_error *err) {
+    *out = (struct weights){job->model, job->model->layers, NULL};
+    if (!lora) return ATTUNE_OK;
+    out->pairs = lora->pairs;
+    if (job->plan.settings.merge == MERGE_NONE) return ATTUNE_OK;
+    if (!job->merged) {
+        int code = merge_create(job->model, lora, job->plan.settings.merge, job->pool, &job->merged, err);
+        if (code != ATTUNE_OK) return code;
+    }
+    out->layers = merge_layers(job->merged);
+    out->pairs = NULL;
+    return ATTUNE_OK;
+}
+
+/* Index of a row of examples among the judging rows. */
+static size_t judge_index(const attune_job *job, size_t row) {
+    size_t i = 0;
+    while (job->plan.judge[i] != row) i++;
+    return i;
+}
+
+static int judge_unit(attune_job *job, attune_error *err) {
+    const struct phase *phase = &job->phases[job->phase];
+    struct plan *plan = &job->plan;
+    struct weights weights;
+    int code = ATTUNE_OK;
+    size_t n = judged_together(job), tokens = 0;
+    if (n == 0) return ATTUNE_OK;
+    const struct lora *lora = phase->kind == PHASE_BEFORE ? job->opponent : job->trainer->lora;
+    if (!job->evaluator.pass) {
+        size_t rank = plan->settings.train.lora.rank;
+        if (job->opponent && job->opponent->config.rank > rank) rank = job->opponent->config.rank;
+        trainer_release(job->trainer);
+        code = evaluator_create(job->model, job->pool, plan->settings.train.micro_tokens, rank, &job->evaluator, err);
+    }
+    if (code == ATTUNE_OK) code = judged_weights(job, lora, &weights, err);
+    if (code != ATTUNE_OK) return code;
+    double from = job_now();
+    code = trainer_evaluate(job->evaluator.pass, job->evaluator.packer, &weights, &plan->examples,
+                            job->rows + job->unit, n, job->nll, err);
+    if (code != ATTUNE_OK) return code;
+    double *out = phase->kind == PHASE_BEFORE ? job->before : job->after;
+    for (size_t i = 0; i < n; i++) {
+        size_t row = job->rows[job->unit + i];
+        out[judge_index(job, row)] = job->nll[i];
+        tokens += plan->examples.items[row].n;
+    }
+    learn_rate(&job->evaluate_rate, (double)tokens, job_now() - from);
+    job->unit += n;
+    return ATTUNE_OK;
+}
+
+static int judge(attune_job *job, struct verdict *verdict, attune_error *err) {
+    size_t n = job->plan.n_judge, *tokens = malloc((n + 1) * sizeof *tokens);
+    if (!tokens) return error_set_memory(err, "the gate", n * sizeof *tokens);
+    for (size_t i = 0; i < n; i++) tokens[i] = job->plan.examples.items[job->plan.judge[i]].n_supervised;
+    gate_judge(job->before, job->after, tokens, n, verdict);
+    free(tokens);
+    return ATTUNE_OK;
+}
+
+static void fill_run(attune_job *job, const struct verdict *verdict) {
+    struct store_run *run = &job->plan.row;
+    run->loss_before = verdict->before;
+    run->loss_after = verdict->after;
+    run->loss_interval = verdict->interval;
+    run->steps_done = (int64_t)job->trainer->adamw.step;
+    run->tokens += job->tokens;
+    run->seconds += job_now() - job->opened;
+    run->tokens_per_s = job->train_seconds > 0 ? (double)job->tokens / job->train_seconds : run->tokens_per_s;
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    run->ended_ms = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    snprintf(run->reason, sizeof run->reason, "%s", verdict->reason);
+}
+
+/* The end: publish or refuse, then the checkpoint goes. */
+static int gate_unit(attune_job *job, attune_error *err) {
+    struct verdict verdict;
+    release_judge(job);
+    int code = judge(job, &verdict, err);
+    if (code != ATTUNE_OK) return code;
+    fill_run(job, &verdict);
+    if (verdict.publish) {
+        code = publish(job->home, job->store, job->model, job->trainer->lora, job->parent_sha256, &job->plan.row, err);
+    } else {
+        snprintf(job->plan.row.state, sizeof job->plan.row.state, "refused");
+        code = store_run_update(job->store, &job->plan.row, err);
+    }
+    if (code != ATTUNE_OK) return code;
+    fault_point("job.done.before");
+    unlink(job->checkpoint);
+    job->report.published = verdict.publish;
+    job->report.finished = 1;
+    job->report.adapter = job->plan.row.adapter;
+    job->unit = 1;
+    return ATTUNE_OK;
+}
+
+/* After the folds, before the training on all rows: a candidate that would be refused is not trained. */
+static int doomed(attune_job *job) {
+    struct verdict verdict;
+    const struct phase *next = &job->phases[job->phase + 1];
+    if (job->phases[job->phase].kind != PHASE_FOLD_JUDGE || next->kind != PHASE_TRAIN) return 0;
+    return judge(job, &verdict, NULL) == ATTUNE_OK && !verdict.publish;
+}
+
+int phases_unit(attune_job *job, attune_error *err) {
+    const struct phase *phase = &job->phases[job->phase];
+    size_t before = job->unit, units = is_training(phase->kind) ? plan_steps(&job->plan, job->n_rows) : job->n_rows;
+    int code = phase->kind == PHASE_GATE ? gate_unit(job, err)
+               : is_training(phase->kind) ? train_unit(job, err)
+                                          : judge_unit(job, err);
+    if (code != ATTUNE_OK) return code;
+    job->units_done += job->unit - before;
+    if (phase->kind == PHASE_GATE) {
+        job->phase = job->n_phases;
+        return ATTUNE_DONE;
+    }
+    if (job->unit < units) return ATTUNE_CONTINUE;
+    release_judge(job);
+    job->phase += doomed(job) ? 2 : 1;
+    job->unit = 0;
+    enter_phase(job);
+    return ATTUNE_CONTINUE;
+}
+
+/* ---- the checkpoint's state: where in the plan, and what the judges have said ---- */
+
+static json_t *reals(const double *x, size_t n) {
+    json_t *array = json_array();
+    for (size_t i = 0; i < n; i++) json_array_append_new(array, json_real(isfinite(x[i]) ? x[i] : 0.0));
+    return array;
+}
+
+int phases_checkpoint(attune_job *job, attune_error *err) {
+    size_t n = job->plan.n_judge;
+    json_t *state = json_pack("{s:s, s:i, s:I, s:I, s:o, s:o}", "run", job->plan.row.id, "phase", job->phase, "unit",
+                              (json_int_t)job->unit, "units", (json_int_t)job->units_done, "before",
+                              reals(job->before, n), "after", reals(job->after, n));
+    char *text = state ? json_dumps(state, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    int code = text ? checkpoint_write(job->trainer, text, job->checkpoint, err)
+                    : error_set_memory(err, "a checkpoint's state", n * 50);
+    free(text);
+    json_decref(state);
+    job->checkpointed = job_now();
+    return code;
+}
+
+static int read_reals(const json_t *array, double *out, size_t n) {
+    if (json_array_size(array) != n) return 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!json_is_number(json_array_get(array, i))) return 0;
+        out[i] = json_number_value(json_array_get(array, i));
+    }
+    return 1;
+}
+
+static int read_state(attune_job *job, const json_t *state) {
+    size_t n = job->plan.n_judge;
+    json_int_t phase = json_integer_value(json_object_get(state, "phase"));
+    json_int_t unit = json_integer_value(json_object_get(state, "unit"));
+    json_int_t units = json_integer_value(json_object_get(state, "units"));
+    if (phase < 0 || phase >= job->n_phases || unit < 0 || units < 0) return 0;
+    if (!read_reals(json_object_get(state, "before"), job->before, n)) return 0;
+    if (!read_reals(json_object_get(state, "after"), job->after, n)) return 0;
+    job->phase = (int)phase;
+    enter_phase(job);
+    size_t limit = is_training(job->phases[phase].kind) ? plan_steps(&job->plan, job->n_rows) : job->n_rows;
+    if (job->phases[phase].kind == PHASE_GATE ? unit != 0 : (size_t)unit >= limit) return 0;
+    job->unit = (size_t)unit;
+    job->units_done = (size_t)units;
+    return 1;
+}
+
+int phases_resume(attune_job *job, int *found, attune_error *err) {
+    char *text = NULL;
+    *found = 0;
+    if (access(job->checkpoint, F_OK) != 0) return ATTUNE_OK;
+    int code = checkpoint_read(job->checkpoint, NULL, &text, err);
+    json_t *state = text ? json_loads(text, 0, NULL) : NULL;
+    const char *run = json_string_value(json_object_get(state, "run"));
+    if (code == ATTUNE_OK && run && strcmp(run, job->plan.row.id) == 0) {
+        free(text);
+        text = NULL;
+        code = checkpoint_read(job->checkpoint, job->trainer, &text, err);
+        if (code == ATTUNE_OK && !read_state(job, state))
+            code = error_set(err, ATTUNE_ERROR_FORMAT, job->checkpoint, "the checkpoint's state does not fit its run");
+        *found = code == ATTUNE_OK;
+    }
+    json_decref(state);
+    free(text);
+    return code;
+}

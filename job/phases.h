@@ -1,0 +1,70 @@
+/* A job in progress: the phases of a plan, cut into units. */
+#ifndef JOB_PHASES_H
+#define JOB_PHASES_H
+
+#include "job/run.h"
+
+#include <stdatomic.h>
+
+enum phase_kind { PHASE_BEFORE, PHASE_FOLD_TRAIN, PHASE_FOLD_JUDGE, PHASE_TRAIN, PHASE_AFTER, PHASE_GATE };
+struct phase {
+    enum phase_kind kind;
+    int fold;
+};
+enum { PHASES_MAX = 2 * FOLDS_MAX + 4 };
+
+struct attune_job {
+    char home[HOME_PATH_MAX], checkpoint[HOME_PATH_MAX];
+    int lock;
+    attune_job_options options;
+    struct settings settings;
+    attune_store *store;
+    struct model *model;
+    struct pool *pool;
+    atomic_int cancelled;
+
+    /* the adapters that the plan names */
+    int active;                  /* CURRENT at open */
+    char parent_sha256[65];      /* of plan.row.parent */
+    struct lora *start;          /* parameters of the parent, NULL: fresh */
+    struct lora *opponent;       /* the active adapter, NULL: the base */
+
+    struct plan plan;
+    int planned;
+    struct phase phases[PHASES_MAX];
+    int n_phases, phase;
+    size_t unit;                 /* optimizer steps, or rows judged, done in this phase */
+    size_t units_done;           /* in all phases; for progress only */
+    double *before, *after;      /* (n_judge) sums of nats of each judging row */
+    double *nll;                 /* of one unit */
+    size_t *rows, n_rows;        /* of the phase, (n_train + n_judge) at most */
+    size_t *step_rows;           /* (batch) */
+    struct trainer *trainer;
+    struct evaluator evaluator;
+    struct merged *merged;       /* what judges, in the mode that will be served */
+
+    /* clocks and rates, seconds and tokens a second; none of them reaches an adapter's bytes */
+    double opened, checkpointed;
+    double train_rate, evaluate_rate, overhead;
+    double train_seconds;
+    int64_t tokens;
+    double loss;
+    attune_job_report report;
+};
+
+double job_now(void); /* CLOCK_MONOTONIC */
+/* After plan and trainer are there: the list of phases and the arrays. */
+int phases_prepare(attune_job *job, attune_error *err);
+/* From the checkpoint, if there is one of this run: *found 1. */
+int phases_resume(attune_job *job, int *found, attune_error *err);
+int phases_checkpoint(attune_job *job, attune_error *err);
+/* One unit. ATTUNE_CONTINUE, ATTUNE_DONE or an error; cancelled: nothing has changed. */
+int phases_unit(attune_job *job, attune_error *err);
+/* Seconds that the next unit is predicted to take, and all that are left; 0 where nothing is known. */
+double phases_unit_seconds(const attune_job *job);
+double phases_seconds_left(const attune_job *job);
+void phases_name(const attune_job *job, char out[32]);
+size_t phases_units(const attune_job *job); /* of all phases */
+void phases_free(attune_job *job);
+
+#endif

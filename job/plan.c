@@ -1,0 +1,367 @@
+/* The plan: which rows, which of them judge, how many passes; fixed and stored before the first step.
+ *
+ * Prompts are split by their normalised hash, so a prompt stays on its side for good, with all its edits
+ * and regenerations. With too few held-out prompts the rows are cross-fitted: each fold is judged by a
+ * training that did not see it, and the adapter itself is trained on all of them. */
+#include "core/base/hash.h"
+#include "core/base/random.h"
+#include "job/run.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    PROMPTS_MIN = 4,   /* distinct ones: below, nothing can be judged */
+    HELD_OUT_MIN = 8,  /* prompts: below, rows are cross-fitted */
+    HELD_OUT_MAX = 64, /* rows: enough to judge, and no more time than that */
+    FOLDS = 3,
+    ROWS_MIN = 8       /* of training, when a budget is short */
+};
+static const double JUDGING_SHARE_MAX = 0.3; /* of a time budget */
+
+void plan_free(struct plan *plan) {
+    if (!plan) return;
+    example_set_free(&plan->examples);
+    free(plan->train);
+    free(plan->judge);
+    free(plan->fold);
+    free(plan->order);
+    *plan = (struct plan){0};
+}
+
+/* ---- gathering ---- */
+
+struct gather {
+    const struct model *model;
+    size_t max_tokens;
+    struct example_set *set;
+};
+static int gather_row(const struct store_row *row, void *user, attune_error *err) {
+    struct gather *g = user;
+    int added;
+    return example_add(g->set, g->model, row->messages, row->n_messages, row->response, row->content_hash,
+                       row->prompt_hash, g->max_tokens, &added, err);
+}
+
+static void drop_front(struct example_set *set, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        free(set->items[i].ids);
+        free(set->items[i].supervised);
+    }
+    memmove(set->items, set->items + n, (set->n - n) * sizeof *set->items);
+    set->n -= n;
+}
+
+int plan_sample(attune_store *store, const struct model *model, const struct settings *settings, size_t max_tokens,
+                struct example_set *out, attune_error *err) {
+    struct example_set set = {0};
+    struct gather g = {model, settings->train.max_tokens, &set};
+    int code = store_examples(store, gather_row, &g, err);
+    if (code != ATTUNE_OK) {
+        example_set_free(&set);
+        return code;
+    }
+    size_t keep = 0, tokens = 0;
+    while (keep < set.n && (keep == 0 || tokens + set.items[set.n - 1 - keep].n <= max_tokens))
+        tokens += set.items[set.n - 1 - keep++].n;
+    drop_front(&set, set.n - keep);
+    *out = set;
+    return ATTUNE_OK;
+}
+
+/* ---- splitting ---- */
+
+static int compare_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* Distinct prompts of rows, sorted; malloc'ed array of borrowed strings. */
+static const char **prompts_of(const struct example_set *set, const size_t *rows, size_t n, size_t *distinct) {
+    const char **prompts = malloc((n + 1) * sizeof *prompts);
+    if (!prompts) return NULL;
+    for (size_t i = 0; i < n; i++) prompts[i] = set->items[rows[i]].prompt_hash;
+    qsort(prompts, n, sizeof *prompts, compare_text);
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++)
+        if (kept == 0 || strcmp(prompts[kept - 1], prompts[i]) != 0) prompts[kept++] = prompts[i];
+    *distinct = kept;
+    return prompts;
+}
+
+static int is_held_out(const struct example *example, double share) {
+    char digits[9] = {0};
+    memcpy(digits, example->prompt_hash, 8);
+    return (double)strtoull(digits, NULL, 16) < share * 4294967296.0;
+}
+
+/* Folds by rank of the prompt's hash: balanced, and all rows of a prompt in one. */
+static int assign_folds(struct plan *plan, attune_error *err) {
+    size_t distinct, n = plan->n_train;
+    const char **prompts = prompts_of(&plan->examples, plan->train, n, &distinct);
+    plan->fold = malloc((n + 1) * sizeof *plan->fold);
+    if (!prompts || !plan->fold) {
+        free(prompts);
+        return error_set_memory(err, "folds", n * sizeof *prompts);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const char *prompt = plan->examples.items[plan->train[i]].prompt_hash;
+        const char **found = bsearch(&prompt, prompts, distinct, sizeof *prompts, compare_text);
+        plan->fold[i] = (int)((size_t)(found - prompts) % (size_t)plan->folds);
+    }
+    free(prompts);
+    return ATTUNE_OK;
+}
+
+/* All rows into train and judge; keeps the newest of what is too much. */
+static int split(struct plan *plan, int64_t max_examples, char reason[256], attune_error *err) {
+    size_t n = plan->examples.n, distinct = 0, held_prompts = 0;
+    plan->train = malloc((n + 1) * sizeof *plan->train);
+    plan->judge = malloc((n + 1) * sizeof *plan->judge);
+    plan->order = malloc((n + 1) * sizeof *plan->order);
+    if (!plan->train || !plan->judge || !plan->order) return error_set_memory(err, "a plan", 3 * n * sizeof *plan->train);
+    for (size_t i = 0; i < n; i++)
+        if (is_held_out(&plan->examples.items[i], plan->settings.held_out))
+            plan->judge[plan->n_judge++] = i;
+        else
+            plan->train[plan->n_train++] = i;
+    const char **prompts = prompts_of(&plan->examples, plan->judge, plan->n_judge, &held_prompts);
+    free(prompts);
+    if (!prompts) return error_set_memory(err, "a plan", n * sizeof *prompts);
+    if (held_prompts < HELD_OUT_MIN) {
+        plan->folds = FOLDS;
+        plan->n_train = 0;
+        for (size_t i = 0; i < n; i++) plan->train[plan->n_train++] = i;
+    }
+    if (max_examples > 0 && (size_t)max_examples < plan->n_train) {
+        size_t skip = plan->n_train - (size_t)max_examples;
+        plan->n_train -= skip;
+        memmove(plan->train, plan->train + skip, plan->n_train * sizeof *plan->train);
+    }
+    if (plan->n_judge > HELD_OUT_MAX) {
+        memmove(plan->judge, plan->judge + plan->n_judge - HELD_OUT_MAX, HELD_OUT_MAX * sizeof *plan->judge);
+        plan->n_judge = HELD_OUT_MAX;
+    }
+    prompts = prompts_of(&plan->examples, plan->train, plan->n_train, &distinct);
+    free(prompts);
+    if (!prompts) return error_set_memory(err, "a plan", n * sizeof *prompts);
+    if (distinct >= PROMPTS_MIN) return ATTUNE_OK;
+    snprintf(reason, 256, "%zu different prompts that may be trained on: at least %d are needed", distinct,
+             PROMPTS_MIN);
+    return ATTUNE_PAUSED;
+}
+
+/* ---- sizing ---- */
+
+static double tokens_of(const struct plan *plan, const size_t *rows, size_t n) {
+    double tokens = 0;
+    for (size_t i = 0; i < n; i++) tokens += (double)plan->examples.items[rows[i]].n;
+    return tokens;
+}
+
+static double judging_seconds(const struct plan *plan, const struct budget *b) {
+    const size_t *rows = plan->folds ? plan->train : plan->judge;
+    return 2.0 * tokens_of(plan, rows, plan->folds ? plan->n_train : plan->n_judge) / b->evaluate_rate;
+}
+
+/* Each fold trains on the other folds: all of them together on folds - 1 times the rows, then once on all. */
+static double training_seconds(const struct plan *plan, const struct budget *b) {
+    double passes = plan->folds ? (double)plan->folds : 1.0;
+    return passes * plan->settings.epochs * tokens_of(plan, plan->train, plan->n_train) / b->train_rate;
+}
+
+double plan_seconds(const struct plan *plan, const struct budget *b) {
+    return b->overhead + judging_seconds(plan, b) + training_seconds(plan, b);
+}
+
+static void drop_oldest(size_t *rows, size_t *n) { memmove(rows, rows + 1, --*n * sizeof *rows); }
+
+/* Fewer passes first, then fewer rows: a first pass over new rows teaches more than a second over old ones. */
+static void fit(struct plan *plan, const struct budget *b) {
+    if (b->seconds <= 0) return;
+    while (!plan->folds && plan->n_judge > HELD_OUT_MIN && judging_seconds(plan, b) > JUDGING_SHARE_MAX * b->seconds)
+        drop_oldest(plan->judge, &plan->n_judge);
+    double left = b->seconds - b->overhead - judging_seconds(plan, b), wanted = training_seconds(plan, b);
+    if (left >= wanted) return;
+    double epochs = left > 0 ? plan->settings.epochs * left / wanted : 0.0;
+    /* quarters: a plan should not depend on the last digit of a measured rate */
+    plan->settings.epochs = epochs >= 1.0 ? floor(4.0 * epochs) / 4.0 : fmin(1.0, plan->settings.epochs);
+    while (plan->n_train > ROWS_MIN && plan_seconds(plan, b) > b->seconds) drop_oldest(plan->train, &plan->n_train);
+}
+
+/* ---- storing and loading ---- */
+
+static void name_run(struct plan *plan, const char *parent_sha256) {
+    struct hash hash;
+    hash_start(&hash);
+    hash_add_string(&hash, plan->row.base_sha256);
+    hash_add_string(&hash, plan->row.configuration);
+    hash_add_string(&hash, parent_sha256);
+    hash_add_u64(&hash, plan->row.seed);
+    for (size_t i = 0; i < plan->n_train; i++) hash_add_string(&hash, plan->examples.items[plan->train[i]].hash);
+    hash_add_u64(&hash, plan->n_train);
+    if (!plan->folds)
+        for (size_t i = 0; i < plan->n_judge; i++) hash_add_string(&hash, plan->examples.items[plan->judge[i]].hash);
+    hash_finish(&hash, plan->row.id);
+}
+
+static int store_plan(attune_store *store, struct plan *plan, attune_error *err) {
+    size_t n = plan->n_train + (plan->folds ? 0 : plan->n_judge);
+    struct store_run_example *rows = calloc(n + 1, sizeof *rows);
+    if (!rows) return error_set_memory(err, "a plan's rows", n * sizeof *rows);
+    for (size_t i = 0; i < n; i++) {
+        int held_out = i >= plan->n_train;
+        size_t row = held_out ? plan->judge[i - plan->n_train] : plan->train[i];
+        memcpy(rows[i].content_hash, plan->examples.items[row].hash, sizeof rows[i].content_hash);
+        rows[i].position = (int64_t)i;
+        rows[i].held_out = held_out;
+    }
+    int code = store_run_begin(store, &plan->row, rows, n, err);
+    free(rows);
+    return code;
+}
+
+static int judge_all(struct plan *plan, attune_error *err) {
+    if (!plan->folds) return ATTUNE_OK;
+    memcpy(plan->judge, plan->train, plan->n_train * sizeof *plan->judge);
+    plan->n_judge = plan->n_train;
+    return assign_folds(plan, err);
+}
+
+static int describe(struct plan *plan, attune_error *err) {
+    char settings[sizeof plan->row.configuration];
+    settings_configuration(&plan->settings, settings, sizeof settings);
+    int n = snprintf(plan->row.configuration, sizeof plan->row.configuration, "{\"folds\": %d, \"opponent\": %d, %s",
+                     plan->folds, plan->opponent, settings + 1);
+    if (n < 0 || (size_t)n >= sizeof plan->row.configuration)
+        return error_set(err, ATTUNE_ERROR_INTERNAL, NULL, "the run's configuration does not fit its record");
+    return ATTUNE_OK;
+}
+
+int plan_make(attune_store *store, const struct model *model, const struct settings *settings, int parent,
+              const char *parent_sha256, int opponent, const struct budget *budget, struct plan *out, char reason[256],
+              attune_error *err) {
+    struct plan plan = {.settings = *settings, .opponent = opponent};
+    struct gather g = {model, settings->train.max_tokens, &plan.examples};
+    int code = store_examples(store, gather_row, &g, err);
+    if (code == ATTUNE_OK) code = split(&plan, budget->max_examples, reason, err);
+    if (code != ATTUNE_OK) goto out;
+    fit(&plan, budget);
+    plan.row = (struct store_run){.parent = parent, .seed = settings->train.seed, .examples = (int64_t)plan.n_train,
+                                  .loss_before = NAN, .loss_after = NAN, .loss_interval = NAN};
+    snprintf(plan.row.state, sizeof plan.row.state, "unfinished");
+    snprintf(plan.row.evaluation, sizeof plan.row.evaluation, plan.folds ? "cross-fit" : "held-out");
+    snprintf(plan.row.base_sha256, sizeof plan.row.base_sha256, "%s", model->sha256);
+    plan.row.steps = (int64_t)plan_steps(&plan, plan.n_train);
+    plan.row.epochs = (int64_t)ceil(plan.settings.epochs);
+    code = describe(&plan, err);
+    if (code == ATTUNE_OK) code = judge_all(&plan, err);
+    if (code != ATTUNE_OK) goto out;
+    plan.row.held_out = (int64_t)plan.n_judge;
+    name_run(&plan, parent_sha256);
+    code = store_plan(store, &plan, err);
+out:
+    if (code != ATTUNE_OK) {
+        plan_free(&plan);
+        return code;
+    }
+    *out = plan;
+    return ATTUNE_OK;
+}
+
+static int load_rows(attune_store *store, const struct model *model, struct plan *plan, attune_error *err) {
+    struct store_run_example *rows = NULL;
+    size_t n = 0;
+    int code = store_run_examples(store, plan->row.number, &rows, &n, err);
+    if (code != ATTUNE_OK) return code;
+    plan->train = malloc((n + 1) * sizeof *plan->train);
+    plan->judge = malloc((n + 1) * sizeof *plan->judge);
+    plan->order = malloc((n + 1) * sizeof *plan->order);
+    if (!plan->train || !plan->judge || !plan->order) code = error_set_memory(err, "a plan", 3 * n * sizeof *plan->train);
+    struct gather g = {model, plan->settings.train.max_tokens, &plan->examples};
+    for (size_t i = 0; i < n && code == ATTUNE_OK; i++) {
+        code = store_example_get(store, rows[i].content_hash, gather_row, &g, err);
+        if (code == ATTUNE_OK && plan->examples.n != i + 1) code = ATTUNE_ERROR_NOT_FOUND;
+        if (rows[i].held_out)
+            plan->judge[plan->n_judge++] = i;
+        else
+            plan->train[plan->n_train++] = i;
+    }
+    free(rows);
+    return code;
+}
+
+int plan_load(attune_store *store, const struct model *model, const struct store_run *row, struct plan *out,
+              attune_error *err) {
+    struct plan plan = {.row = *row};
+    settings_default(&plan.settings);
+    int code = settings_from_configuration(row->configuration, &plan.settings, err);
+    if (code == ATTUNE_OK &&
+        sscanf(row->configuration, "{\"folds\": %d, \"opponent\": %d", &plan.folds, &plan.opponent) != 2)
+        code = error_set(err, ATTUNE_ERROR_FORMAT, "run", "its configuration lacks folds and opponent");
+    if (code == ATTUNE_OK && (plan.folds < 0 || plan.folds > FOLDS_MAX))
+        code = error_set(err, ATTUNE_ERROR_FORMAT, "run", "impossible folds: %d", plan.folds);
+    if (code == ATTUNE_OK) code = load_rows(store, model, &plan, err);
+    if (code == ATTUNE_OK) code = judge_all(&plan, err);
+    if (code != ATTUNE_OK) {
+        plan_free(&plan);
+        return code;
+    }
+    *out = plan;
+    return ATTUNE_OK;
+}
+
+/* ---- walking through it ---- */
+
+static size_t rows_in_all(const struct plan *plan, size_t n) {
+    double rows = ceil(plan->settings.epochs * (double)n - 1e-9);
+    return rows < 1.0 ? 1 : (size_t)rows;
+}
+
+size_t plan_steps(const struct plan *plan, size_t n) {
+    size_t batch = plan->settings.train.batch;
+    return (rows_in_all(plan, n) + batch - 1) / batch;
+}
+
+struct ranked {
+    uint64_t rank;
+    size_t row;
+};
+static int compare_rank(const void *a, const void *b) {
+    const struct ranked *x = a, *y = b;
+    if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
+    return x->row < y->row ? -1 : x->row > y->row;
+}
+
+/* The order of an epoch: by a hash of seed, epoch and row, so a row's place does not hang on the others. */
+static void order_epoch(struct plan *plan, const size_t *rows, size_t n, size_t epoch) {
+    if (plan->order_rows == rows && plan->order_n == n && plan->order_epoch == epoch) return;
+    memcpy(plan->order, rows, n * sizeof *rows);
+    struct ranked *ranked = plan->settings.shuffle ? malloc(n * sizeof *ranked) : NULL;
+    if (ranked) {
+        uint64_t key = random_u64(plan->settings.train.seed, 0x65706f6368u + epoch);
+        for (size_t i = 0; i < n; i++)
+            ranked[i] = (struct ranked){random_u64(key, plan->examples.items[rows[i]].key), rows[i]};
+        qsort(ranked, n, sizeof *ranked, compare_rank);
+        for (size_t i = 0; i < n; i++) plan->order[i] = ranked[i].row;
+        free(ranked);
+    }
+    plan->order_rows = rows;
+    plan->order_n = n;
+    plan->order_epoch = epoch;
+}
+
+size_t plan_step_rows(struct plan *plan, const size_t *rows, size_t n, size_t step, size_t *out) {
+    size_t batch = plan->settings.train.batch, all = rows_in_all(plan, n), count = 0;
+    for (size_t i = step * batch; i < all && count < batch; i++) {
+        order_epoch(plan, rows, n, i / n);
+        out[count++] = plan->order[i % n];
+    }
+    return count;
+}
+
+size_t plan_fold_rows(const struct plan *plan, int fold, int judged, size_t *out) {
+    size_t n = 0;
+    for (size_t i = 0; i < plan->n_train; i++)
+        if ((plan->fold[i] == fold) == judged) out[n++] = plan->train[i];
+    return n;
+}

@@ -1,0 +1,93 @@
+#include "core/base/fault.h"
+#include "job/run.h"
+
+#include "adapters/adapter_file.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+struct search {
+    const char *run;
+    int number;
+};
+static int same_run(const attune_adapter_info *info, void *user) {
+    struct search *search = user;
+    if (strcmp(info->run, search->run) == 0 && strcmp(info->state, "revoked") != 0) search->number = info->number;
+    return 0;
+}
+
+/* The file of this run, when an earlier call got as far as writing it: the newest number's. */
+static int written_before(const char *home, const struct model *model, int number, const char *run, char sha256[65]) {
+    char path[HOME_PATH_MAX + 32];
+    struct adapter_record record;
+    struct lora *lora = NULL;
+    struct stat st;
+    home_adapter_path(home, number, path);
+    if (number < 1 || stat(path, &st) != 0) return 0;
+    if (adapter_read(path, model, &lora, &record, sha256, NULL) != ATTUNE_OK) return 0;
+    lora_destroy(lora);
+    return strcmp(record.run, run) == 0;
+}
+
+static int write_file(const char *home, attune_store *store, const struct model *model, const struct lora *lora,
+                      const char *parent_sha256, const struct store_run *run, attune_adapter_info *info,
+                      attune_error *err) {
+    char path[HOME_PATH_MAX + 32];
+    struct adapter_record record = {.origin = "trained"};
+    struct stat st;
+    int number;
+    int code = home_next_number(home, store, &number, err);
+    if (code != ATTUNE_OK) return code;
+    if (written_before(home, model, number - 1, run->id, info->sha256)) {
+        number--;
+    } else {
+        snprintf(record.base_sha256, sizeof record.base_sha256, "%s", run->base_sha256);
+        snprintf(record.run, sizeof record.run, "%s", run->id);
+        snprintf(record.parent_sha256, sizeof record.parent_sha256, "%s", parent_sha256);
+        snprintf(record.configuration, sizeof record.configuration, "%s", run->configuration);
+        home_adapter_path(home, number, path);
+        code = adapter_write(lora, model, &record, path, "adapter", info->sha256, err);
+        if (code != ATTUNE_OK) return code;
+    }
+    home_adapter_path(home, number, path);
+    if (stat(path, &st) != 0) return error_set_errno(err, path, "cannot look at the adapter just written");
+    info->number = number;
+    info->bytes = st.st_size;
+    return ATTUNE_OK;
+}
+
+/* File -> row (candidate) -> CURRENT -> rows (active; run published). CURRENT is the moment that counts. */
+int publish(const char *home, attune_store *store, const struct model *model, const struct lora *lora,
+            const char *parent_sha256, struct store_run *run, attune_error *err) {
+    attune_adapter_info info;
+    struct search search = {.run = run->id};
+    ATTUNE_INIT(info);
+    int code = store_adapters(store, same_run, &search, err);
+    if (code != ATTUNE_OK) return code;
+    if (search.number) {
+        code = store_adapter_get(store, search.number, &info, err);
+    } else {
+        code = write_file(home, store, model, lora, parent_sha256, run, &info, err);
+        if (code != ATTUNE_OK) return code;
+        info.parent = run->parent;
+        snprintf(info.state, sizeof info.state, "candidate");
+        snprintf(info.origin, sizeof info.origin, "trained");
+        snprintf(info.run, sizeof info.run, "%s", run->id);
+        info.created_ms = run->ended_ms;
+        info.examples = run->examples;
+        info.rank = (int)lora->config.rank;
+        info.alpha = (double)lora->config.alpha;
+        info.loss_before = run->loss_before;
+        info.loss_after = run->loss_after;
+        code = store_adapter_put(store, &info, run->number, err);
+    }
+    if (code == ATTUNE_OK) code = current_write(home, info.number, info.sha256, err);
+    if (code == ATTUNE_OK) code = store_adapter_activate(store, info.number, err);
+    if (code != ATTUNE_OK) return code;
+    fault_point("publish.done.before");
+    run->adapter = info.number;
+    snprintf(run->state, sizeof run->state, "published");
+    return store_run_update(store, run, err);
+}

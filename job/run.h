@@ -1,0 +1,73 @@
+/* A run: plan, phases, gate, publishing. The only place where rooms meet over time.
+ *
+ *   plan ─▶ before ─▶ [fold 1 ─▶ its rows]… ─▶ train ─▶ after ─▶ gate ─▶ publish
+ *
+ * The plan is fixed and in the store before the first step. Then everything is a function of it:
+ * phases are cut into units (one optimizer step, one micro-batch of evaluation), and after any
+ * number of them the state is a checkpoint. */
+#ifndef JOB_RUN_H
+#define JOB_RUN_H
+
+#include "datastore/store.h"
+#include "job/home.h"
+#include "trainer/packer.h"
+
+enum { FOLDS_MAX = 4 };
+
+struct plan {
+    struct store_run row;
+    struct settings settings;   /* of the run: epochs as planned */
+    int opponent;               /* adapter that was active when it was planned: the one to beat */
+    int folds;                  /* 0: held-out rows judge; else cross-fitting */
+    struct example_set examples;
+    size_t *train, n_train;     /* rows of `examples` that the final training takes, oldest first */
+    size_t *judge, n_judge;     /* rows that judge: held-out, or all of train when cross-fitting */
+    int *fold;                  /* (n_train) of each train row; NULL without folds */
+    size_t *order, order_epoch, order_n; /* one epoch's order, remembered between steps */
+    const size_t *order_rows;
+};
+void plan_free(struct plan *plan);
+
+/* Rates in tokens a second; what a plan must fit into. */
+struct budget {
+    double seconds;      /* left for this plan; 0: none */
+    double train_rate, evaluate_rate, overhead; /* overhead: merge, gate, publish, checkpoint, seconds */
+    int64_t max_examples;
+};
+/* What a plan over these rates takes, in seconds. */
+double plan_seconds(const struct plan *plan, const struct budget *budget);
+/* parent: adapter to start from (0: fresh), opponent: the active one. Chooses rows, split, epochs; writes the run and its rows into the store. ATTUNE_PAUSED and a reason: there
+ * is nothing to train on yet. */
+int plan_make(attune_store *store, const struct model *model, const struct settings *settings, int parent,
+              const char *parent_sha256, int opponent, const struct budget *budget, struct plan *out, char reason[256],
+              attune_error *err);
+/* A few rows to measure the machine with, before the plan: up to max_tokens, the newest. n 0: there are none. */
+int plan_sample(attune_store *store, const struct model *model, const struct settings *settings, size_t max_tokens,
+                struct example_set *out, attune_error *err);
+/* An unfinished run's plan, out of the store. ATTUNE_ERROR_NOT_FOUND: its rows are gone: abandon it. */
+int plan_load(attune_store *store, const struct model *model, const struct store_run *row, struct plan *out,
+              attune_error *err);
+/* Steps of training over n rows. */
+size_t plan_steps(const struct plan *plan, size_t n);
+/* Rows of optimizer step `step` over rows[0..n): out holds up to `batch`; returns how many. */
+size_t plan_step_rows(struct plan *plan, const size_t *rows, size_t n, size_t step, size_t *out);
+/* Rows that fold `fold` trains on, or (judged) leaves out: out(n_train); returns how many. */
+size_t plan_fold_rows(const struct plan *plan, int fold, int judged, size_t *out);
+
+/* ---- the gate ---- */
+struct verdict {
+    int publish;
+    double before, after, interval; /* nats a token; half width of the 95 % interval of before - after */
+    char reason[256];
+};
+/* Paired over rows: sums of nats before and after, tokens of each row. Publishes what is better by more than
+ * the interval. Pure. */
+void gate_judge(const double *before, const double *after, const size_t *tokens, size_t n, struct verdict *out);
+
+/* ---- publishing ---- */
+/* Under the lock. File, row, CURRENT, rows again: at whatever point it dies, the next call with the same run
+ * ends in the same state. */
+int publish(const char *home, attune_store *store, const struct model *model, const struct lora *lora,
+            const char *parent_sha256, struct store_run *run, attune_error *err);
+
+#endif

@@ -1,0 +1,146 @@
+/* What a home adds to inference: the active adapter, the settings' merge mode, and evaluation of rows. */
+#include "core/base/options.h"
+#include "datastore/store.h"
+#include "inference/engine.h"
+#include "job/home.h"
+#include "trainer/packer.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct choice {
+    char path[HOME_PATH_MAX + 32];
+    int number; /* 0: base, -1: a file */
+    char current[128];
+};
+
+/* "active", "base", a number, or a file. */
+static int choose(const char *home, const char *adapter, struct choice *out, attune_error *err) {
+    int active;
+    char *end;
+    *out = (struct choice){.number = 0};
+    int code = current_read(home, &active, NULL, out->current, err);
+    if (code != ATTUNE_OK) return code;
+    if (!adapter || strcmp(adapter, "active") == 0) {
+        out->number = active;
+    } else if (strcmp(adapter, "base") != 0) {
+        errno = 0;
+        long number = strtol(adapter, &end, 10);
+        if (end != adapter && !*end) {
+            if (errno || number < 0 || number > 999999999)
+                return error_set(err, ATTUNE_ERROR_NOT_FOUND, NULL, "no adapter %.40s", adapter);
+            out->number = (int)number;
+        } else {
+            if (strlen(adapter) >= sizeof out->path)
+                return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the adapter's path is too long");
+            strcpy(out->path, adapter);
+            out->number = -1;
+        }
+    }
+    if (out->number > 0) home_adapter_path(home, out->number, out->path);
+    return ATTUNE_OK;
+}
+
+int attune_engine_open(const char *home, const attune_engine_options *options, attune_engine **out,
+                       attune_error *err) {
+    char path[HOME_PATH_MAX], sha256[65];
+    struct settings settings;
+    struct choice choice;
+    attune_engine_options o;
+    int code = options_read(&o, sizeof o, options, "attune_engine_options", err);
+    if (code == ATTUNE_OK) code = home_resolve(home, path, err);
+    if (code == ATTUNE_OK) code = settings_read(path, &settings, err);
+    if (code == ATTUNE_OK) code = choose(path, o.adapter, &choice, err);
+    if (code == ATTUNE_OK) code = base_hash(path, settings.base, sha256, err);
+    if (code != ATTUNE_OK) return code;
+    if (strcmp(sha256, settings.base_sha256) != 0)
+        return error_set(err, ATTUNE_ERROR_MISMATCH, settings.base,
+                         "another base model than this home was made for; put the old file back, or make a new home");
+    if (o.merge && (code = merge_mode_parse(o.merge, &settings.merge, err)) != ATTUNE_OK) return code;
+    code = engine_create(settings.base, sha256, choice.number ? choice.path : NULL, choice.number, settings.merge,
+                         o.threads, o.read ? FILE_READ : FILE_MAP, out, err);
+    if (code == ATTUNE_ERROR_IO && choice.number > 0)
+        return error_set(err, ATTUNE_ERROR_NOT_FOUND, choice.path,
+                         "adapter %d cannot be read; `attune adapters list` shows those there are", choice.number);
+    if (code != ATTUNE_OK) return code;
+    memcpy((*out)->home, path, sizeof path);
+    snprintf((*out)->current, sizeof (*out)->current, "%s", choice.current);
+    return ATTUNE_OK;
+}
+
+int attune_engine_is_stale(const attune_engine *engine) {
+    int number;
+    char text[128];
+    if (!engine || !*engine->home) return 0;
+    if (current_read(engine->home, &number, NULL, text, NULL) != ATTUNE_OK) return 0;
+    return strcmp(text, engine->current) != 0;
+}
+
+/* ---- evaluation ---- */
+
+struct evaluation {
+    const attune_engine *engine;
+    struct example_set set;
+    int64_t max_examples;
+    size_t max_tokens, longest;
+};
+
+static int take_row(const struct store_row *row, void *user, attune_error *err) {
+    struct evaluation *e = user;
+    int added;
+    if (e->max_examples > 0 && e->set.n >= (size_t)e->max_examples) return ATTUNE_DONE;
+    int code = example_add(&e->set, e->engine->model, row->messages, row->n_messages, row->response, row->content_hash,
+                           row->prompt_hash, e->max_tokens, &added, err);
+    if (code == ATTUNE_OK && added && e->set.items[e->set.n - 1].n > e->longest)
+        e->longest = e->set.items[e->set.n - 1].n;
+    return code;
+}
+
+static int evaluate(struct evaluation *e, attune_eval_result *result, attune_error *err) {
+    const attune_engine *engine = e->engine;
+    struct evaluator evaluator = {0};
+    size_t n = e->set.n, rank = engine->lora ? engine->lora->config.rank : 1;
+    size_t *rows = malloc(n * sizeof *rows);
+    double *nll = malloc(n * sizeof *nll), sum = 0;
+    int code = rows && nll ? evaluator_create(engine->model, engine->pool, e->longest > 512 ? e->longest : 512, rank,
+                                              &evaluator, err)
+                           : error_set_memory(err, "an evaluation", n * sizeof *nll);
+    for (size_t i = 0; i < n && code == ATTUNE_OK; i++) rows[i] = i;
+    if (code == ATTUNE_OK)
+        code = trainer_evaluate(evaluator.pass, evaluator.packer, &engine->weights, &e->set, rows, n, nll, err);
+    for (size_t i = 0; i < n && code == ATTUNE_OK; i++) {
+        sum += nll[i];
+        result->tokens += (int64_t)e->set.items[i].n_supervised;
+    }
+    result->examples = (int64_t)n;
+    if (result->tokens > 0) result->nll = sum / (double)result->tokens;
+    evaluator_free(&evaluator);
+    free(rows);
+    free(nll);
+    return code;
+}
+
+int attune_eval(attune_engine *engine, const char *path, const attune_eval_options *options,
+                attune_eval_result *result, attune_error *err) {
+    attune_eval_options o;
+    attune_eval_result r;
+    struct settings settings;
+    ATTUNE_INIT(r);
+    int code = options_read(&o, sizeof o, options, "attune_eval_options", err);
+    if (code != ATTUNE_OK) return code;
+    if (!engine || !path || o.max_examples < 0 || o.max_tokens < 0)
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "evaluation wants an engine, a file, and limits of at least 0");
+    settings_default(&settings);
+    if (*engine->home && (code = settings_read(engine->home, &settings, err)) != ATTUNE_OK) return code;
+    struct evaluation e = {.engine = engine, .max_examples = o.max_examples,
+                           .max_tokens = o.max_tokens ? (size_t)o.max_tokens : settings.train.max_tokens};
+    code = store_rows_from_file(path, take_row, &e, err);
+    if (code == ATTUNE_DONE) code = ATTUNE_OK;
+    if (code == ATTUNE_OK && e.set.n == 0)
+        code = error_set(err, ATTUNE_ERROR_ARGUMENT, path, "no row with a response that fits %zu tokens", e.max_tokens);
+    if (code == ATTUNE_OK) code = evaluate(&e, &r, err);
+    example_set_free(&e.set);
+    return code == ATTUNE_OK ? options_write(result, &r, sizeof r, "attune_eval_result", err) : code;
+}

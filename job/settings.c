@@ -1,0 +1,283 @@
+/* attune.conf: settings for people to edit. One table holds every key: its text, its limits, where it goes. */
+#include "core/base/file.h"
+#include "job/home.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void settings_default(struct settings *s) {
+    *s = (struct settings){.merge = MERGE_F16, .epochs = 3, .shuffle = 1, .held_out = 0.1, .memory = 600u << 20,
+                           .charger_required = 1, .battery_min = 30};
+    train_config_default(&s->train);
+}
+
+enum kind { TEXT, REAL, COUNT, SEED, BYTES, CHOICE, TARGETS, MERGE };
+struct key {
+    const char *name;
+    enum kind kind;
+    size_t offset, size;
+    double low, high;
+    const char *choices; /* "a|b": values 0, 1 */
+    int recipe;          /* part of a run's configuration */
+    const char *comment;
+};
+#define AT(field) offsetof(struct settings, field), sizeof(((struct settings *)0)->field)
+static const struct key keys[] = {
+    {"base", TEXT, AT(base), 0, 0, NULL, 0, "the base model, a GGUF file, and its sha256"},
+    {"base_sha256", TEXT, AT(base_sha256), 0, 0, NULL, 0, NULL},
+    {"merge", MERGE, AT(merge), 0, 0, NULL, 1,
+     "how an adapter is merged when it is loaded: none, f16, q8 or same (docs/cli.md)"},
+    {"rank", COUNT, AT(train.lora.rank), 1, LORA_RANK_MAX, NULL, 1, "the adapter: rank, alpha, and which layers"},
+    {"alpha", REAL, AT(train.lora.alpha), 0.001, 65536, NULL, 1, NULL},
+    {"targets", TARGETS, AT(train.lora.targets), 0, 0, NULL, 1, NULL},
+    {"dropout", REAL, AT(train.dropout), 0, 0.95, NULL, 1, NULL},
+    {"learning_rate", REAL, AT(train.learning_rate), 0, 1, NULL, 1, "AdamW and its schedule: cosine or constant"},
+    {"schedule", CHOICE, AT(train.schedule), 0, 0, "constant|cosine", 1, NULL},
+    {"warmup", REAL, AT(train.warmup), 0, 1, NULL, 1, NULL},
+    {"beta1", REAL, AT(train.beta1), 0, 0.9999, NULL, 1, NULL},
+    {"beta2", REAL, AT(train.beta2), 0, 0.999999, NULL, 1, NULL},
+    {"epsilon", REAL, AT(train.epsilon), 1e-20, 1, NULL, 1, NULL},
+    {"weight_decay", REAL, AT(train.weight_decay), 0, 10, NULL, 1, NULL},
+    {"clip", REAL, AT(train.clip), 0, 1e6, NULL, 1, "largest norm of a step's gradient; 0: off"},
+    {"batch", COUNT, AT(train.batch), 1, 1024, NULL, 1, "conversations a step"},
+    {"epochs", REAL, AT(epochs), 0.01, 100, NULL, 1, "passes over the rows; a time budget may allow fewer"},
+    {"order", CHOICE, AT(shuffle), 0, 0, "recorded|shuffled", 1, NULL},
+    {"max_tokens", COUNT, AT(train.max_tokens), 16, 1 << 20, NULL, 1, "longer texts are cut there"},
+    {"micro_tokens", COUNT, AT(train.micro_tokens), 16, 1 << 20, NULL, 1, "tokens that go through the layers together"},
+    {"held_out", REAL, AT(held_out), 0.01, 0.5, NULL, 1, "share of prompts that judge and are never trained on"},
+    {"seed", SEED, AT(train.seed), 0, 0, NULL, 1, NULL},
+    {"memory", BYTES, AT(memory), 0, 0, NULL, 0, "ceiling of resident memory while training"},
+    {"charger", CHOICE, AT(charger_required), 0, 0, "ignored|required", 0, "when a run may start (train --now skips both)"},
+    {"battery_min", COUNT, AT(battery_min), 0, 100, NULL, 0, NULL},
+};
+enum { N_KEYS = sizeof keys / sizeof *keys };
+
+static void *at(const struct key *key, struct settings *s) { return (char *)s + key->offset; }
+
+static int bad(attune_error *err, const char *where, const struct key *key, const char *value, const char *wanted) {
+    return error_set(err, ATTUNE_ERROR_FORMAT, where, "%s = %.60s: wanted %s", key->name, value, wanted);
+}
+
+static int parse_number(const struct key *key, const char *value, double *out) {
+    char *end;
+    errno = 0;
+    *out = strtod(value, &end);
+    return end != value && !*end && !errno && *out >= key->low && *out <= key->high;
+}
+
+/* Stores by the field's size: float or double, int or size_t. */
+static void put_real(void *field, size_t size, double value) {
+    if (size == sizeof(float))
+        *(float *)field = (float)value;
+    else
+        *(double *)field = value;
+}
+static void put_count(void *field, size_t size, size_t value) {
+    if (size == sizeof(int))
+        *(int *)field = (int)value;
+    else
+        *(size_t *)field = value;
+}
+static double get_real(const void *field, size_t size) {
+    return size == sizeof(float) ? (double)*(const float *)field : *(const double *)field;
+}
+static size_t get_count(const void *field, size_t size) {
+    return size == sizeof(int) ? (size_t)*(const int *)field : *(const size_t *)field;
+}
+
+static int parse_choice(const struct key *key, const char *value, size_t *out) {
+    size_t n = strlen(value), which = 0;
+    for (const char *c = key->choices; *c; which++) {
+        size_t length = strcspn(c, "|");
+        if (length == n && strncmp(c, value, n) == 0) {
+            *out = which;
+            return 1;
+        }
+        c += length + (c[length] == '|');
+    }
+    return 0;
+}
+
+static int parse_bytes(const char *value, uint64_t *out) {
+    char *end;
+    errno = 0;
+    double number = strtod(value, &end);
+    double unit = *end == 'K' ? 1024.0 : *end == 'M' ? 1048576.0 : *end == 'G' ? 1073741824.0 : 1.0;
+    if (end == value || errno || (*end && (unit == 1.0 || end[1])) || !(number * unit >= 1e6) || number * unit > 1e15)
+        return 0;
+    *out = (uint64_t)(number * unit);
+    return 1;
+}
+
+static int set_value(const struct key *key, const char *value, struct settings *s, const char *where,
+                     attune_error *err) {
+    double number;
+    size_t choice;
+    char *end, wanted[160];
+    switch (key->kind) {
+    case TEXT:
+        if (strlen(value) >= key->size) return bad(err, where, key, value, "a shorter text");
+        strcpy(at(key, s), value);
+        return ATTUNE_OK;
+    case REAL:
+    case COUNT:
+        if (!parse_number(key, value, &number) || (key->kind == COUNT && number != floor(number))) {
+            snprintf(wanted, sizeof wanted, "a %snumber from %g to %g", key->kind == COUNT ? "whole " : "", key->low,
+                     key->high);
+            return bad(err, where, key, value, wanted);
+        }
+        if (key->kind == REAL)
+            put_real(at(key, s), key->size, number);
+        else
+            put_count(at(key, s), key->size, (size_t)number);
+        return ATTUNE_OK;
+    case SEED:
+        errno = 0;
+        s->train.seed = strtoull(value, &end, 10);
+        if (!isdigit((unsigned char)*value) || *end || errno) return bad(err, where, key, value, "a whole number");
+        return ATTUNE_OK;
+    case BYTES:
+        if (!parse_bytes(value, at(key, s))) return bad(err, where, key, value, "a size such as 600M");
+        return ATTUNE_OK;
+    case CHOICE:
+        if (!parse_choice(key, value, &choice)) return bad(err, where, key, value, key->choices);
+        put_count(at(key, s), sizeof(int), choice);
+        return ATTUNE_OK;
+    case TARGETS:
+        if (lora_targets_parse(value, at(key, s), err) == ATTUNE_OK) return ATTUNE_OK;
+        return bad(err, where, key, value, "all, or names such as attn_q,ffn_up");
+    case MERGE:
+        if (merge_mode_parse(value, at(key, s), err) == ATTUNE_OK) return ATTUNE_OK;
+        return bad(err, where, key, value, "none, f16, q8 or same");
+    }
+    return ATTUNE_ERROR_INTERNAL;
+}
+
+static void value_text(const struct key *key, const struct settings *s, char *out, size_t size) {
+    const void *field = (const char *)s + key->offset;
+    switch (key->kind) {
+    case TEXT: snprintf(out, size, "%s", (const char *)field); break;
+    case REAL: /* nine digits bring every float back */
+        snprintf(out, size, key->size == sizeof(float) ? "%.9g" : "%.17g", get_real(field, key->size));
+        break;
+    case COUNT: snprintf(out, size, "%zu", get_count(field, key->size)); break;
+    case SEED: snprintf(out, size, "%llu", (unsigned long long)s->train.seed); break;
+    case BYTES: snprintf(out, size, "%lluM", (unsigned long long)(*(const uint64_t *)field >> 20)); break;
+    case CHOICE: {
+        const char *c = key->choices;
+        for (int n = *(const int *)field; n > 0; n--) c += strcspn(c, "|") + 1;
+        snprintf(out, size, "%.*s", (int)strcspn(c, "|"), c);
+        break;
+    }
+    case TARGETS: {
+        *out = 0;
+        for (int t = 0; t < TARGET_COUNT; t++)
+            if (*(const uint32_t *)field & (1u << t))
+                snprintf(out + strlen(out), size - strlen(out), "%s%s", *out ? "," : "", target_names[t]);
+        if (*(const uint32_t *)field == LORA_ALL_TARGETS) snprintf(out, size, "all");
+        break;
+    }
+    case MERGE: snprintf(out, size, "%s", merge_mode_name(*(const enum merge_mode *)field)); break;
+    }
+}
+
+static char *trim(char *text) {
+    while (isspace((unsigned char)*text)) text++;
+    size_t n = strlen(text);
+    while (n > 0 && isspace((unsigned char)text[n - 1])) text[--n] = 0;
+    return text;
+}
+
+static int parse_line(char *line, const char *where, struct settings *s, unsigned char seen[N_KEYS],
+                      attune_error *err) {
+    char *text = trim(line);
+    if (!*text || *text == '#') return ATTUNE_OK;
+    char *equals = strchr(text, '=');
+    if (!equals) return error_set(err, ATTUNE_ERROR_FORMAT, where, "wanted `key = value`, found: %.80s", text);
+    *equals = 0;
+    char *name = trim(text), *value = trim(equals + 1);
+    for (size_t k = 0; k < N_KEYS; k++) {
+        if (strcmp(keys[k].name, name) != 0) continue;
+        if (seen[k]++) return error_set(err, ATTUNE_ERROR_FORMAT, where, "%s is set twice", name);
+        return set_value(&keys[k], value, s, where, err);
+    }
+    return error_set(err, ATTUNE_ERROR_FORMAT, where, "unknown setting \"%.60s\"; docs/formats.md lists them", name);
+}
+
+int settings_read(const char *home, struct settings *out, attune_error *err) {
+    char path[HOME_PATH_MAX], where[HOME_PATH_MAX + 32];
+    struct file_bytes file;
+    struct settings s;
+    unsigned char seen[N_KEYS] = {0};
+    int code = home_file(home, "attune.conf", path, err);
+    if (code != ATTUNE_OK) return code;
+    code = file_bytes_open(path, FILE_READ, 1 << 20, &file, err);
+    if (code != ATTUNE_OK) return code;
+    settings_default(&s);
+    size_t number = 1;
+    for (size_t from = 0; from < file.size && code == ATTUNE_OK; number++) {
+        char line[2048];
+        size_t n = 0;
+        while (from + n < file.size && file.data[from + n] != '\n') n++;
+        snprintf(where, sizeof where, "%s:line %zu", path, number);
+        if (n >= sizeof line || memchr(file.data + from, 0, n)) {
+            code = error_set(err, ATTUNE_ERROR_FORMAT, where, "the line is too long or holds a NUL");
+            break;
+        }
+        memcpy(line, file.data + from, n);
+        line[n] = 0;
+        code = parse_line(line, where, &s, seen, err);
+        from += n + 1;
+    }
+    file_bytes_close(&file);
+    if (code != ATTUNE_OK) return code;
+    if (!*s.base || strlen(s.base_sha256) != 64)
+        return error_set(err, ATTUNE_ERROR_FORMAT, path, "base and base_sha256 must be set; attune init writes them");
+    if (s.train.micro_tokens < s.train.max_tokens) s.train.micro_tokens = s.train.max_tokens;
+    *out = s;
+    return ATTUNE_OK;
+}
+
+int settings_write(const char *home, const struct settings *s, attune_error *err) {
+    char path[HOME_PATH_MAX], text[8192], value[HOME_PATH_MAX];
+    size_t n = (size_t)snprintf(text, sizeof text, "# attune's settings. Lines are `key = value`.\n");
+    for (size_t k = 0; k < N_KEYS; k++) {
+        value_text(&keys[k], s, value, sizeof value);
+        if (keys[k].comment) n += (size_t)snprintf(text + n, sizeof text - n, "\n# %s\n", keys[k].comment);
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s = %s\n", keys[k].name, value);
+    }
+    int code = home_file(home, "attune.conf", path, err);
+    if (code != ATTUNE_OK) return code;
+    return file_write_atomic(path, "settings", text, n, err);
+}
+
+void settings_configuration(const struct settings *s, char *out, size_t size) {
+    size_t n = (size_t)snprintf(out, size, "{");
+    char value[512];
+    for (size_t k = 0; k < N_KEYS; k++) {
+        if (!keys[k].recipe) continue;
+        value_text(&keys[k], s, value, sizeof value);
+        n += (size_t)snprintf(out + n, size - n, "%s\"%s\": \"%s\"", n > 1 ? ", " : "", keys[k].name, value);
+    }
+    snprintf(out + n, size - n, "}");
+}
+
+int settings_from_configuration(const char *text, struct settings *s, attune_error *err) {
+    json_t *object = json_loads(text, 0, NULL);
+    int code = json_is_object(object) ? ATTUNE_OK
+                                      : error_set(err, ATTUNE_ERROR_FORMAT, "run", "its configuration is not JSON");
+    for (size_t k = 0; k < N_KEYS && code == ATTUNE_OK; k++) {
+        const char *value = json_string_value(json_object_get(object, keys[k].name));
+        if (!keys[k].recipe) continue;
+        code = value ? set_value(&keys[k], value, s, "run", err)
+                     : error_set(err, ATTUNE_ERROR_FORMAT, "run", "its configuration lacks %s", keys[k].name);
+    }
+    json_decref(object);
+    return code;
+}

@@ -1,0 +1,212 @@
+/* What a home holds and how it is: status for people, checks for when something is wrong. */
+#include "adapters/adapter_file.h"
+#include "core/base/options.h"
+#include "datastore/store.h"
+#include "energy/power.h"
+#include "job/home.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static int count_adapter(const attune_adapter_info *info, void *user) {
+    (void)info;
+    ++*(int *)user;
+    return 0;
+}
+
+static void describe_base(const char *home, attune_status *s) {
+    struct model *model = NULL;
+    char sha256[65];
+    if (base_hash(home, s->base_path, sha256, NULL) == ATTUNE_OK) s->base_ok = strcmp(sha256, s->base_sha256) == 0;
+    if (model_open(s->base_path, FILE_MAP, &model, NULL) != ATTUNE_OK) return;
+    snprintf(s->base_name, sizeof s->base_name, "%s", model->name);
+    model_close(model);
+}
+
+static int describe_store(attune_store *store, attune_status *s, attune_error *err) {
+    struct store_run run;
+    int code = store_consent_get(store, &s->consent, err);
+    if (code == ATTUNE_OK)
+        code = store_counts(store, &s->interactions, &s->consented, &s->feedback, &s->examples_new, err);
+    if (code == ATTUNE_OK) code = store_adapters(store, count_adapter, &s->n_adapters, err);
+    if (code != ATTUNE_OK) return code;
+    s->run_loss_before = s->run_loss_after = NAN;
+    code = store_run_last(store, NULL, &run, err);
+    if (code == ATTUNE_ERROR_NOT_FOUND) return ATTUNE_OK;
+    if (code != ATTUNE_OK) return code;
+    s->run_started_ms = run.started_ms;
+    snprintf(s->run_state, sizeof s->run_state, "%s", run.state);
+    snprintf(s->run_reason, sizeof s->run_reason, "%s", run.reason);
+    s->run_loss_before = run.loss_before;
+    s->run_loss_after = run.loss_after;
+    s->run_seconds = run.seconds;
+    s->run_examples = run.examples;
+    s->run_steps = run.steps;
+    s->run_steps_done = run.steps_done;
+    s->run_tokens_per_s = run.tokens_per_s;
+    return ATTUNE_OK;
+}
+
+int attune_home_status(const char *home, attune_status *status, attune_error *err) {
+    struct settings settings;
+    attune_store *store = NULL;
+    attune_status s;
+    ATTUNE_INIT(s);
+    int code = home_resolve(home, s.home, err);
+    if (code == ATTUNE_OK) code = settings_read(s.home, &settings, err);
+    if (code == ATTUNE_OK) code = current_read(s.home, &s.active_adapter, NULL, NULL, err);
+    if (code == ATTUNE_OK) code = store_open_path(s.home, 0, &store, err);
+    if (code != ATTUNE_OK) return code;
+    snprintf(s.base_path, sizeof s.base_path, "%s", settings.base);
+    snprintf(s.base_sha256, sizeof s.base_sha256, "%s", settings.base_sha256);
+    describe_base(s.home, &s);
+    code = describe_store(store, &s, err);
+    attune_store_close(store);
+    return code == ATTUNE_OK ? options_write(status, &s, sizeof s, "attune_status", err) : code;
+}
+
+/* ---- checks ---- */
+
+struct check {
+    attune_check_callback callback;
+    void *user;
+    int defects;
+};
+
+static void report(struct check *check, int level, const char *subject, const char *message) {
+    if (level == 2) check->defects++;
+    if (check->callback) check->callback(level, subject, message, check->user);
+}
+
+static void report_error(struct check *check, const char *subject, const attune_error *e) {
+    char text[sizeof e->message + sizeof e->where + 8];
+    snprintf(text, sizeof text, *e->where ? "%s (%s)" : "%s", e->message, e->where);
+    report(check, 2, subject, text);
+}
+
+static struct model *check_base(struct check *check, const char *path) {
+    struct model *model = NULL;
+    attune_error e;
+    char text[300];
+    if (model_open(path, FILE_MAP, &model, &e) != ATTUNE_OK) {
+        report_error(check, "base", &e);
+        return NULL;
+    }
+    snprintf(text, sizeof text, "%s: %s, %zu layers, width %zu, %.0f million parameters, context %zu", model->name,
+             model->architecture->name, model->L, model->C, (double)model_parameters(model) / 1e6, model->context);
+    report(check, 0, "base", text);
+    if (model->chat)
+        report(check, 0, "chat template", chat_template_name(model->chat));
+    else
+        report_error(check, "chat template", &model->chat_error);
+    return model;
+}
+
+struct check_adapters {
+    struct check *check;
+    const char *home;
+    const struct model *model;
+    int current;
+};
+
+static int check_adapter(const attune_adapter_info *info, void *user) {
+    struct check_adapters *c = user;
+    char path[HOME_PATH_MAX + 32], subject[32], sha256[65];
+    struct adapter_record record;
+    struct lora *lora = NULL;
+    attune_error e;
+    if (strcmp(info->state, "revoked") == 0) return 0;
+    snprintf(subject, sizeof subject, "adapter %d", info->number);
+    home_adapter_path(c->home, info->number, path);
+    if (adapter_read(path, c->model, &lora, &record, sha256, &e) != ATTUNE_OK)
+        report_error(c->check, subject, &e);
+    else if (strcmp(sha256, info->sha256) != 0)
+        report(c->check, 2, subject, "the file is not the one that was published; use another adapter");
+    else
+        report(c->check, 0, subject, info->number == c->current ? "whole, active" : "whole");
+    lora_destroy(lora);
+    return 0;
+}
+
+static void check_store(struct check *check, const char *home, const struct model *model, int current) {
+    attune_store *store = NULL;
+    attune_error e;
+    char problem[256] = "", text[160];
+    struct check_adapters adapters = {check, home, model, current};
+    int64_t interactions, consented, feedback, fresh;
+    if (store_open_path(home, 0, &store, &e) != ATTUNE_OK) {
+        report_error(check, "store", &e);
+        return;
+    }
+    if (store_check(store, problem, sizeof problem, &e) != ATTUNE_OK)
+        report_error(check, "store", &e);
+    else if (*problem)
+        report(check, 2, "store", problem);
+    else if (store_counts(store, &interactions, &consented, &feedback, &fresh, &e) == ATTUNE_OK) {
+        snprintf(text, sizeof text, "whole: %lld interactions, %lld with consent, %lld feedback, %lld examples not yet learned",
+                 (long long)interactions, (long long)consented, (long long)feedback, (long long)fresh);
+        report(check, 0, "store", text);
+        if (interactions > 0 && consented == 0)
+            report(check, 1, "consent", "no interaction has consent to train: nothing will be learned");
+    }
+    if (model && store_adapters(store, check_adapter, &adapters, &e) != ATTUNE_OK) report_error(check, "adapters", &e);
+    attune_store_close(store);
+}
+
+static void check_power(struct check *check) {
+    struct power_snapshot snapshot;
+    struct power_policy policy = {.charger_required = 1};
+    const char *why;
+    char text[160];
+    power_read(NULL, &snapshot);
+    int run = power_decide(&snapshot, &policy, &why) == POWER_RUN;
+    snprintf(text, sizeof text, "%s%s", why, snapshot.battery ? ", with a battery" : ", no battery");
+    report(check, run ? 0 : 1, "power", text);
+}
+
+static void check_home(struct check *check, const char *home) {
+    struct settings settings;
+    attune_error e;
+    struct stat st;
+    char sha256[65];
+    int current = 0;
+    if (stat(home, &st) == 0 && (st.st_mode & 077))
+        report(check, 1, "home", "others may look into it; chmod 700");
+    if (settings_read(home, &settings, &e) != ATTUNE_OK) {
+        report_error(check, "settings", &e);
+        check_store(check, home, NULL, 0);
+        return;
+    }
+    report(check, 0, "settings", "valid");
+    struct model *model = check_base(check, settings.base);
+    if (model && base_hash(home, settings.base, sha256, &e) == ATTUNE_OK) {
+        if (strcmp(sha256, settings.base_sha256) != 0)
+            report(check, 2, "base", "another file than this home was made for; put the old one back, or make a new home");
+        model_set_hash(model, settings.base_sha256);
+    }
+    if (current_read(home, &current, NULL, NULL, &e) != ATTUNE_OK) report_error(check, "CURRENT", &e);
+    check_store(check, home, model, current);
+    model_close(model);
+}
+
+int attune_home_check(const char *home, const char *base, attune_check_callback callback, void *user,
+                      attune_error *err) {
+    struct check check = {callback, user, 0};
+    char path[HOME_PATH_MAX];
+    int code = kernels_select(err);
+    if (code != ATTUNE_OK) return code;
+    report(&check, 0, "kernels", kernels_get()->name);
+    if (base) {
+        model_close(check_base(&check, base));
+    } else {
+        code = home_resolve(home, path, err);
+        if (code != ATTUNE_OK) return code;
+        check_home(&check, path);
+    }
+    check_power(&check);
+    if (!check.defects) return ATTUNE_OK;
+    return error_set(err, ATTUNE_ERROR_FORMAT, base ? base : path, "%d defect%s found", check.defects,
+                     check.defects == 1 ? "" : "s");
+}

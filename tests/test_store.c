@@ -1,0 +1,677 @@
+/* store.db as a file that several programs share: opening, locks, crashes, refusals, lineage. */
+#include "tests/store_fixture.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sqlite3.h>
+#include <sys/file.h>
+
+#include "datastore/handle.h"
+#include "datastore/schema.h"
+
+/* ---- helpers ---- */
+
+static int wait_for(pid_t child) {
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return status;
+}
+
+static void sql(struct fixture *f, const char *text) {
+    sqlite3 *db;
+    char *said = NULL;
+    assert_int_equal(sqlite3_open(in_home(f, "store.db"), &db), SQLITE_OK);
+    if (sqlite3_exec(db, text, NULL, NULL, &said) != SQLITE_OK) fail_msg("%s: %s", text, said);
+    sqlite3_close(db);
+}
+
+static int pragma(attune_store *store, const char *text) {
+    sqlite3_stmt *statement;
+    assert_int_equal(sqlite3_prepare_v2(store->db, text, -1, &statement, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(statement), SQLITE_ROW);
+    int value = sqlite3_column_int(statement, 0);
+    sqlite3_finalize(statement);
+    return value;
+}
+
+static int64_t size_of(const struct fixture *f, const char *name) {
+    struct stat info;
+    return stat(in_home(f, name), &info) == 0 ? info.st_size : -1;
+}
+
+static unsigned mode_of(const struct fixture *f, const char *name) {
+    struct stat info;
+    assert_int_equal(stat(in_home(f, name), &info), 0);
+    return info.st_mode & 0777;
+}
+
+static void reopen(struct fixture *f) {
+    attune_store_close(f->store);
+    f->store = NULL;
+    OK(store_open_path(f->home, 0, &f->store, &f->err));
+}
+
+/* ---- opening ---- */
+
+static void test_create_modes_and_settings(void **state) {
+    struct fixture *f = *state;
+    static const char *const files[] = {"store.db", "store.db-wal", "store.db-shm", "store.lock"};
+    mode_t before = umask(0);
+    OK(store_create(f->home, 1, &f->err));
+    OK(store_open_path(f->home, 0, &f->store, &f->err));
+    OK(record(f->store, "p", "r", 0, NULL, &f->err));
+    umask(before);
+    for (size_t i = 0; i < 4; i++) assert_int_equal(mode_of(f, files[i]), 0600);
+    assert_int_equal(pragma(f->store, "PRAGMA foreign_keys"), 1);
+    assert_int_equal(pragma(f->store, "PRAGMA secure_delete"), 1);
+    assert_int_equal(pragma(f->store, "PRAGMA synchronous"), 2);
+    assert_int_equal(pragma(f->store, "PRAGMA wal_autocheckpoint"), 0);
+    assert_int_equal(pragma(f->store, "PRAGMA temp_store"), 2);
+    assert_int_equal(pragma(f->store, "PRAGMA application_id"), STORE_APPLICATION_ID);
+    assert_int_equal(pragma(f->store, "PRAGMA user_version"), store_schema_newest());
+}
+
+static void test_create_under_a_tight_umask(void **state) {
+    struct fixture *f = *state;
+    mode_t before = umask(0777);
+    int code = store_create(f->home, 0, &f->err);
+    umask(before);
+    OK(code);
+    assert_int_equal(mode_of(f, "store.db"), 0600);
+    assert_int_equal(mode_of(f, "store.lock"), 0600);
+    OK(store_open_path(f->home, 0, &f->store, &f->err));
+}
+
+static void test_create_again(void **state) {
+    struct fixture *f = *state;
+    int consent = -1;
+    OK(store_create(f->home, 0, &f->err));
+    OK(store_create(f->home, 1, &f->err)); /* nothing was recorded: an interrupted init goes on */
+    OK(store_open_path(f->home, 0, &f->store, &f->err));
+    OK(store_consent_get(f->store, &consent, &f->err));
+    assert_int_equal(consent, 1);
+    OK(record(f->store, "p", "r", 0, NULL, &f->err));
+    FAILS(store_create(f->home, 0, &f->err), ATTUNE_ERROR_STATE, "1 interactions", "store.db");
+    OK(store_consent_get(f->store, &consent, &f->err));
+    assert_int_equal(consent, 1);
+}
+
+static void test_open_nothing(void **state) {
+    struct fixture *f = *state;
+    FAILS(attune_store_open(f->home, NULL, &f->store, &f->err), ATTUNE_ERROR_NOT_FOUND, "attune init", "store.db");
+    FAILS(attune_store_open("", NULL, &f->store, &f->err), ATTUNE_ERROR_NOT_FOUND, "no home", "");
+    FAILS(store_create("/nonexistent/home", 0, &f->err), ATTUNE_ERROR_IO, "No such file", "store.db");
+    assert_null(f->store);
+    attune_store_close(NULL);
+    FAILS(attune_store_flush(NULL, &f->err), ATTUNE_ERROR_ARGUMENT, "NULL", "");
+}
+
+static void test_open_options(void **state) {
+    struct fixture *f = *state;
+    struct {
+        attune_store_options known;
+        int64_t later;
+    } newer = {{.size = sizeof newer}, 0};
+    attune_store_options unset = {0};
+    attune_store *second = NULL;
+    FAILS(attune_store_open(f->home, &unset, &second, &f->err), ATTUNE_ERROR_ARGUMENT, "ATTUNE_INIT", "");
+    OK(attune_store_open(f->home, &newer.known, &second, &f->err));
+    attune_store_close(second);
+    newer.later = 1;
+    FAILS(attune_store_open(f->home, &newer.known, &second, &f->err), ATTUNE_ERROR_UNSUPPORTED, "update", "");
+    newer.known.size = sizeof newer.known;
+    newer.known.busy_timeout_ms = -1;
+    FAILS(attune_store_open(f->home, &newer.known, &second, &f->err), ATTUNE_ERROR_ARGUMENT, "negative", "");
+}
+
+static void test_home_path(void **state) {
+    struct fixture *f = *state;
+    char path[64];
+    unsetenv("XDG_DATA_HOME");
+    setenv("ATTUNE_HOME", f->home, 1);
+    assert_int_equal(attune_home_path(NULL, path, sizeof path), strlen(f->home));
+    assert_string_equal(path, f->home);
+    unsetenv("ATTUNE_HOME");
+    setenv("HOME", "/h", 1);
+    attune_home_path(NULL, path, sizeof path);
+    assert_string_equal(path, "/h/.local/share/attune");
+    setenv("XDG_DATA_HOME", "relative", 1);
+    attune_home_path(NULL, path, sizeof path);
+    assert_string_equal(path, "/h/.local/share/attune");
+    setenv("XDG_DATA_HOME", "/x", 1);
+    attune_home_path(NULL, path, sizeof path);
+    assert_string_equal(path, "/x/attune");
+    assert_int_equal(attune_home_path("/longer than eight", path, 8), 18);
+    assert_string_equal(path, "");
+    unsetenv("XDG_DATA_HOME");
+    unsetenv("HOME");
+    assert_int_equal(attune_home_path(NULL, path, sizeof path), 0);
+}
+
+/* ---- hostile: files that are no store ---- */
+
+static void test_not_a_database(void **state) {
+    struct fixture *f = *state;
+    char noise[8192];
+    for (size_t i = 0; i < sizeof noise; i++) noise[i] = (char)(i * 31 + 7);
+    write_file(f, "store.db", noise, sizeof noise);
+    FAILS(store_open_path(f->home, 0, &f->store, &f->err), ATTUNE_ERROR_FORMAT, "not a database", "store.db");
+    FAILS(store_create(f->home, 0, &f->err), ATTUNE_ERROR_FORMAT, "not a database", "store.db");
+    assert_int_equal(size_of(f, "store.db"), sizeof noise);
+    write_file(f, "store.db", "short", 5);
+    FAILS(store_open_path(f->home, 0, &f->store, &f->err), ATTUNE_ERROR_FORMAT, "not a database", "store.db");
+    write_file(f, "store.db", "", 0);
+    FAILS(store_open_path(f->home, 0, &f->store, &f->err), ATTUNE_ERROR_NOT_FOUND, "cut short", "store.db");
+    assert_int_equal(remove(in_home(f, "store.db")), 0);
+    assert_int_equal(mkfifo(in_home(f, "store.db"), 0600), 0);
+    FAILS(store_open_path(f->home, 0, &f->store, &f->err), ATTUNE_ERROR_FORMAT, "regular", "store.db");
+}
+
+static void test_somebody_elses_database(void **state) {
+    struct fixture *f = *state;
+    sql(f, "CREATE TABLE notes (text); INSERT INTO notes VALUES ('mine')");
+    FAILS(store_open_path(f->home, 0, &f->store, &f->err), ATTUNE_ERROR_FORMAT, "not an attune store", "store.db");
+    FAILS(store_create(f->home, 0, &f->err), ATTUNE_ERROR_FORMAT, "not an attune store", "store.db");
+}
+
+static void test_newer_schema(void **state) {
+    struct fixture *f = *state;
+    char newer[64];
+    snprintf(newer, sizeof newer, "PRAGMA user_version = %d", store_schema_newest() + 1);
+    sql(f, newer);
+    /* The handle that was open before must not write to it either. */
+    FAILS(record(f->store, "p", "r", 0, NULL, &f->err), ATTUNE_ERROR_UNSUPPORTED, "newer attune", "store.db");
+    attune_store *second = NULL;
+    FAILS(store_open_path(f->home, 0, &second, &f->err), ATTUNE_ERROR_UNSUPPORTED, "newer attune", "store.db");
+    FAILS(store_create(f->home, 0, &f->err), ATTUNE_ERROR_UNSUPPORTED, "newer attune", "store.db");
+}
+
+static void test_migrations(void **state) {
+    struct fixture *f = *state;
+    const char *steps[] = {store_schema_steps[0], "CREATE TABLE second (a)",
+                           "CREATE TABLE third (a); CREATE TABLE second (a)"};
+    OK(store_schema_migrate(f->store, steps, 2, &f->err));
+    assert_int_equal(pragma(f->store, "PRAGMA user_version"), 2);
+    FAILS(store_schema_migrate(f->store, steps, 3, &f->err), ATTUNE_ERROR_INTERNAL, "already exists", "store.db");
+    assert_int_equal(pragma(f->store, "PRAGMA user_version"), 2);
+    assert_int_equal(pragma(f->store, "SELECT count(*) FROM sqlite_schema WHERE name = 'second'"), 1);
+    assert_int_equal(pragma(f->store, "SELECT count(*) FROM sqlite_schema WHERE name = 'third'"), 0);
+    steps[2] = "CREATE TABLE third (a)";
+    OK(store_schema_migrate(f->store, steps, 3, &f->err));
+    assert_int_equal(pragma(f->store, "PRAGMA user_version"), 3);
+}
+
+static void test_damaged(void **state) {
+    struct fixture *f = *state;
+    char problem[200], noise[4096];
+    for (int i = 0; i < 50; i++) OK(record(f->store, "p", "r", i + 1, NULL, &f->err));
+    attune_store_close(f->store);
+    f->store = NULL;
+    int64_t size = size_of(f, "store.db");
+    memset(noise, 0x5a, sizeof noise);
+    FILE *file = fopen(in_home(f, "store.db"), "r+b");
+    for (int64_t at = 4096; at + 4096 <= size; at += 4096) {
+        fseek(file, at, SEEK_SET);
+        fwrite(noise, 1, sizeof noise, file);
+    }
+    fclose(file);
+    OK(store_open_path(f->home, 0, &f->store, &f->err));
+    FAILS(store_check(f->store, problem, sizeof problem, &f->err), ATTUNE_ERROR_FORMAT, "damaged", "store.db");
+    FAILS(record(f->store, "p", "r", 0, NULL, &f->err), ATTUNE_ERROR_FORMAT, "damaged", "store.db");
+}
+
+/* ---- hostile: a disk or another program that refuses ---- */
+
+static void test_locked(void **state) {
+    struct fixture *f = *state;
+    attune_store *patient = NULL;
+    OK(store_open_path(f->home, 50, &patient, &f->err));
+    OK(store_enter(f->store, &f->err));
+    OK(store_begin(f->store, &f->err));
+    FAILS(record(patient, "p", "r", 0, NULL, &f->err), ATTUNE_ERROR_BUSY, "try again", "store.db");
+    store_rollback(f->store);
+    store_leave(f->store);
+    OK(record(patient, "p", "r", 0, NULL, &f->err));
+    /* A checkpoint somewhere keeps writers out as well. */
+    int fd = open(in_home(f, "store.lock"), O_RDWR);
+    assert_int_equal(flock(fd, LOCK_EX), 0);
+    FAILS(record(patient, "p", "r", 0, NULL, &f->err), ATTUNE_ERROR_BUSY, "try again", "store.db");
+    close(fd);
+    OK(record(patient, "p", "r", 0, NULL, &f->err));
+    assert_int_equal(count_interactions(f), 2);
+    attune_store_close(patient);
+}
+
+static void test_full_disk(void **state) {
+    struct fixture *f = *state;
+    char limit[64], *big = calloc(1, 1 << 20);
+    OK(record(f->store, "before", "r", 0, NULL, &f->err));
+    snprintf(limit, sizeof limit, "PRAGMA max_page_count = %d", pragma(f->store, "PRAGMA page_count") + 8);
+    pragma(f->store, limit);
+    memset(big, 'x', (1 << 20) - 1);
+    FAILS(record(f->store, "too much", big, 0, NULL, &f->err), ATTUNE_ERROR_IO, "no space", "store.db");
+    OK(record(f->store, "after", "r", 0, NULL, &f->err));
+    assert_int_equal(count_interactions(f), 2);
+    assert_sound(f);
+    free(big);
+}
+
+static void test_disk_error(void **state) {
+    struct fixture *f = *state;
+    OK(record(f->store, "p", "r", 0, NULL, &f->err));
+    setenv("ATTUNE_FAULT", "store.commit.before:fail", 1);
+    int code = record(f->store, "p", "r", 0, NULL, &f->err);
+    unsetenv("ATTUNE_FAULT");
+    assert_int_equal(code, ATTUNE_ERROR_IO);
+    assert_int_equal(count_interactions(f), 1);
+    OK(record(f->store, "p", "r", 0, NULL, &f->err)); /* nothing is left locked */
+}
+
+/* As nobody, where this runs as root, for whom no file is read only. */
+static int try_read_only(const char *home, const char *word) {
+    attune_store *store = NULL;
+    attune_error err = {0};
+    if (getuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0)) return 77;
+    if (store_open_path(home, 0, &store, &err) != ATTUNE_ERROR_IO) return 1;
+    return strstr(err.message, word) && strstr(err.where, "store.") ? 0 : 2;
+}
+
+static void test_read_only(void **state) {
+    struct fixture *f = *state;
+    attune_store_close(f->store);
+    f->store = NULL;
+    chmod(f->home, 0755);
+    chmod(in_home(f, "store.lock"), 0666);
+    static const struct {
+        mode_t mode;
+        const char *word;
+    } cases[] = {{0444, "read only"}, {0000, "unable to open"}};
+    for (size_t i = 0; i < 2; i++) {
+        chmod(in_home(f, "store.db"), cases[i].mode);
+        pid_t child = fork();
+        if (child == 0) _exit(try_read_only(f->home, cases[i].word));
+        int status = wait_for(child);
+        assert_true(WIFEXITED(status));
+        if (WEXITSTATUS(status) == 77) skip();
+        assert_int_equal(WEXITSTATUS(status), 0);
+    }
+    chmod(in_home(f, "store.db"), 0600);
+    chmod(f->home, 0700);
+}
+
+/* ---- transactions and checkpoints ---- */
+
+static int write_from_callback(const struct store_row *row, void *user, attune_error *err) {
+    (void)row;
+    int64_t n;
+    assert_int_equal(store_counts(user, &n, NULL, NULL, NULL, err), ATTUNE_OK); /* reading is fine */
+    return record(user, "p2", "r2", 0, NULL, err);
+}
+
+static void test_callback_may_not_write(void **state) {
+    struct fixture *f = *state;
+    OK(record(f->store, "p", "r", 0, NULL, &f->err));
+    FAILS(store_examples(f->store, write_from_callback, f->store, &f->err), ATTUNE_ERROR_STATE, "callback", "store.db");
+    OK(record(f->store, "p2", "r2", 0, NULL, &f->err));
+    assert_int_equal(count_interactions(f), 2);
+}
+
+static void test_log_is_folded_in(void **state) {
+    struct fixture *f = *state;
+    char *text = calloc(1, 200001);
+    memset(text, 'x', 200000);
+    for (int i = 0; i < 60; i++) {
+        OK(record(f->store, "p", text, 0, NULL, &f->err));
+        assert_true(size_of(f, "store.db-wal") < 6 << 20);
+    }
+    assert_true(size_of(f, "store.db") > 4 << 20);
+    OK(record(f->store, "p", text, 0, NULL, &f->err));
+    assert_true(size_of(f, "store.db-wal") > 0);
+    /* Not while somebody writes: */
+    int fd = open(in_home(f, "store.lock"), O_RDWR);
+    assert_int_equal(flock(fd, LOCK_SH), 0);
+    reopen(f);
+    assert_true(size_of(f, "store.db-wal") > 0);
+    close(fd);
+    /* and at close otherwise. */
+    reopen(f);
+    assert_int_equal(size_of(f, "store.db-wal"), 0);
+    assert_int_equal(count_interactions(f), 61);
+    free(text);
+}
+
+static void test_after_fork(void **state) {
+    struct fixture *f = *state;
+    pid_t child = fork();
+    if (child == 0) {
+        attune_error err = {0};
+        int code = record(f->store, "p", "r", 0, NULL, &err);
+        attune_store_close(f->store);
+        _exit(code == ATTUNE_ERROR_STATE && strstr(err.message, "fork") ? 0 : 1);
+    }
+    assert_int_equal(wait_for(child), 0);
+    OK(record(f->store, "p", "r", 0, NULL, &f->err));
+}
+
+/* ---- many writers ---- */
+
+enum { WRITES = 60 };
+
+static int write_many(const char *home, int seed) {
+    attune_store *store = NULL;
+    char *text = calloc(1, 100001);
+    int code = store_open_path(home, 60000, &store, NULL);
+    memset(text, 'a' + seed, 100000);
+    for (int i = 0; code == ATTUNE_OK && i < WRITES; i++) code = record(store, "p", text, 0, NULL, NULL);
+    attune_store_close(store);
+    free(text);
+    return code;
+}
+
+static void test_two_processes(void **state) {
+    struct fixture *f = *state;
+    attune_store_close(f->store);
+    f->store = NULL;
+    pid_t children[2];
+    for (int i = 0; i < 2; i++) {
+        children[i] = fork();
+        if (children[i] == 0) _exit(write_many(f->home, i) == ATTUNE_OK ? 0 : 1);
+    }
+    for (int i = 0; i < 2; i++) assert_int_equal(wait_for(children[i]), 0);
+    OK(store_open_path(f->home, 0, &f->store, &f->err));
+    assert_int_equal(count_interactions(f), 2 * WRITES);
+    assert_sound(f);
+}
+
+static void *thread_records(void *user) {
+    for (int i = 0; i < WRITES; i++)
+        if (record(user, "p", "r", 0, NULL, NULL) != ATTUNE_OK) return user;
+    return NULL;
+}
+
+static void *thread_reads(void *user) {
+    attune_store_statistics statistics;
+    ATTUNE_INIT(statistics);
+    for (int i = 0; i < WRITES; i++)
+        if (attune_store_statistics_get(user, &statistics, NULL) != ATTUNE_OK) return user;
+    return NULL;
+}
+
+static void test_threads(void **state) {
+    struct fixture *f = *state;
+    attune_store *second = NULL;
+    OK(store_open_path(f->home, 60000, &second, &f->err));
+    pthread_t threads[4];
+    void *failed;
+    pthread_create(&threads[0], NULL, thread_records, f->store);
+    pthread_create(&threads[1], NULL, thread_records, f->store);
+    pthread_create(&threads[2], NULL, thread_records, second);
+    pthread_create(&threads[3], NULL, thread_reads, f->store);
+    for (int i = 0; i < 4; i++) {
+        pthread_join(threads[i], &failed);
+        assert_null(failed);
+    }
+    attune_store_close(second);
+    assert_int_equal(count_interactions(f), 3 * WRITES);
+}
+
+/* ---- crashes ---- */
+
+static void acknowledge(const char *home, int out) {
+    attune_store *store = NULL;
+    char text[3000];
+    memset(text, 'y', sizeof text - 1);
+    text[sizeof text - 1] = 0;
+    if (store_open_path(home, 0, &store, NULL) != ATTUNE_OK) _exit(1);
+    for (;;) {
+        attune_uuid id;
+        if (record(store, "p", text, 0, &id, NULL) != ATTUNE_OK) _exit(2);
+        if (write(out, &id, sizeof id) != sizeof id) _exit(3);
+    }
+}
+
+static void test_killed_writer(void **state) {
+    struct fixture *f = *state;
+    int64_t acknowledged = 0;
+    for (int round = 0; round < 10; round++) {
+        int ends[2];
+        attune_uuid ids[200];
+        int n = 0;
+        attune_store_close(f->store);
+        f->store = NULL;
+        assert_int_equal(pipe(ends), 0);
+        pid_t child = fork();
+        if (child == 0) acknowledge(f->home, ends[1]);
+        close(ends[1]);
+        while (n < 5 + round * 7 && read(ends[0], &ids[n], sizeof ids[0]) == sizeof ids[0]) n++;
+        kill(child, SIGKILL);
+        while (n < 200 && read(ends[0], &ids[n], sizeof ids[0]) == sizeof ids[0]) n++;
+        close(ends[0]);
+        assert_true(WIFSIGNALED(wait_for(child)));
+        OK(store_open_path(f->home, 0, &f->store, &f->err));
+        assert_sound(f);
+        for (int i = 0; i < n; i++) OK(feedback(f->store, &ids[i], ATTUNE_FEEDBACK_ACCEPT, 0, NULL, &f->err));
+        acknowledged += n;
+    }
+    assert_true(count_interactions(f) >= acknowledged);
+    assert_true(acknowledged >= 10 * 5);
+}
+
+/* Killed at a named point, the store opens again with `rows` rows. */
+static void killed_at(struct fixture *f, const char *fault, int64_t rows) {
+    attune_store_close(f->store);
+    f->store = NULL;
+    pid_t child = fork();
+    if (child == 0) {
+        attune_store *store = NULL;
+        if (store_open_path(f->home, 0, &store, NULL) != ATTUNE_OK) _exit(1);
+        setenv("ATTUNE_FAULT", fault, 1);
+        record(store, "p", "r", 0, NULL, NULL);
+        _exit(2);
+    }
+    assert_true(WIFSIGNALED(wait_for(child)));
+    OK(store_open_path(f->home, 0, &f->store, &f->err));
+    assert_int_equal(count_interactions(f), rows);
+    assert_sound(f);
+    OK(record(f->store, "p", "r", 0, NULL, &f->err));
+}
+
+static void test_killed_around_commit(void **state) {
+    struct fixture *f = *state;
+    killed_at(f, "store.commit.before:kill", 0);
+    killed_at(f, "store.commit.after:kill", 2);
+}
+
+static void test_killed_while_creating(void **state) {
+    struct fixture *f = *state;
+    static const char *const faults[] = {"store.create.before:kill",  "store.commit.before:kill",
+                                         "store.commit.after:1:kill", "store.commit.before:2:kill",
+                                         "store.commit.after:2:kill", "store.create.after:kill"};
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            setenv("ATTUNE_FAULT", faults[i], 1);
+            store_create(f->home, 1, NULL);
+            _exit(2);
+        }
+        assert_true(WIFSIGNALED(wait_for(child)));
+        int consent = 0;
+        OK(store_create(f->home, 1, &f->err));
+        OK(store_open_path(f->home, 0, &f->store, &f->err));
+        OK(store_consent_get(f->store, &consent, &f->err));
+        assert_int_equal(consent, 1);
+        attune_store_close(f->store);
+        f->store = NULL;
+        remove(in_home(f, "store.db"));
+        remove(in_home(f, "store.db-wal"));
+        remove(in_home(f, "store.db-shm"));
+    }
+}
+
+/* ---- lineage ---- */
+
+static void test_runs(void **state) {
+    struct fixture *f = *state;
+    struct store_run run = {.id = "aa",
+                            .started_ms = 5,
+                            .state = "unfinished",
+                            .reason = "",
+                            .base_sha256 = "bb",
+                            .parent = 3,
+                            .seed = UINT64_MAX - 1,
+                            .configuration = "{}",
+                            .evaluation = "held-out",
+                            .loss_before = 2.5,
+                            .loss_after = NAN,
+                            .loss_interval = NAN,
+                            .examples = 2,
+                            .held_out = 1,
+                            .epochs = 4,
+                            .steps = 100,
+                            .steps_done = 7,
+                            .tokens = 999,
+                            .seconds = 1.5,
+                            .tokens_per_s = 600,
+                            .adapter = 0};
+    struct store_run_example list[] = {{"h2", 1, 0}, {"h1", 0, 0}, {"h3", 2, 1}}, *back = NULL;
+    struct store_run out;
+    size_t n = 0;
+    FAILS(store_run_last(f->store, NULL, &out, &f->err), ATTUNE_ERROR_NOT_FOUND, "no run", "");
+    OK(store_run_begin(f->store, &run, list, 3, &f->err));
+    assert_true(run.number > 0);
+    OK(store_run_last(f->store, "unfinished", &out, &f->err));
+    assert_int_equal(out.number, run.number);
+    assert_string_equal(out.evaluation, "held-out");
+    assert_true(out.seed == UINT64_MAX - 1 && out.loss_before == 2.5 && isnan(out.loss_after));
+    assert_int_equal(out.parent, 3);
+    assert_int_equal(out.steps_done, 7);
+    OK(store_run_examples(f->store, run.number, &back, &n, &f->err));
+    assert_int_equal(n, 3);
+    assert_string_equal(back[0].content_hash, "h1");
+    assert_string_equal(back[1].content_hash, "h2");
+    assert_int_equal(back[2].held_out, 1);
+    free(back);
+    strcpy(run.state, "published");
+    run.adapter = 4;
+    run.loss_after = 2.25;
+    OK(store_run_update(f->store, &run, &f->err));
+    FAILS(store_run_last(f->store, "unfinished", &out, &f->err), ATTUNE_ERROR_NOT_FOUND, "unfinished", "");
+    OK(store_run_last(f->store, NULL, &out, &f->err));
+    assert_true(out.adapter == 4 && out.loss_after == 2.25 && out.tokens_per_s == 600);
+    run.number = 77;
+    FAILS(store_run_update(f->store, &run, &f->err), ATTUNE_ERROR_NOT_FOUND, "run 77", "");
+    strcpy(run.state, "odd");
+    FAILS(store_run_update(f->store, &run, &f->err), ATTUNE_ERROR_ARGUMENT, "odd", "");
+    /* All or nothing: two examples in one place. */
+    strcpy(run.state, "unfinished");
+    list[1].position = 1;
+    FAILS(store_run_begin(f->store, &run, list, 3, &f->err), ATTUNE_ERROR_ARGUMENT, "UNIQUE", "");
+    FAILS(store_run_last(f->store, "unfinished", &out, &f->err), ATTUNE_ERROR_NOT_FOUND, "unfinished", "");
+}
+
+static attune_adapter_info adapter(int number, const char *state) {
+    attune_adapter_info info;
+    ATTUNE_INIT(info);
+    info.number = number;
+    info.parent = number - 1;
+    info.rank = 8;
+    info.alpha = 16;
+    info.bytes = 12345;
+    info.loss_before = NAN;
+    info.loss_after = 1.25;
+    strcpy(info.state, state);
+    strcpy(info.origin, "trained");
+    strcpy(info.sha256, "cc");
+    strcpy(info.run, "dd");
+    return info;
+}
+
+static int stop_at_two(const attune_adapter_info *info, void *user) {
+    *(int *)user += info->number;
+    return info->number == 2;
+}
+
+static void assert_state(struct fixture *f, int number, const char *state) {
+    attune_adapter_info info;
+    OK(store_adapter_get(f->store, number, &info, &f->err));
+    assert_string_equal(info.state, state);
+    assert_int_equal(info.active, strcmp(state, "active") == 0);
+}
+
+static void test_adapters(void **state) {
+    struct fixture *f = *state;
+    attune_adapter_info info;
+    int sum = 0;
+    for (int i = 1; i <= 3; i++) {
+        info = adapter(i, i == 3 ? "candidate" : "active");
+        OK(store_adapter_put(f->store, &info, 0, &f->err));
+    }
+    assert_state(f, 1, "retired");
+    assert_state(f, 2, "active");
+    OK(store_adapter_get(f->store, 2, &info, &f->err));
+    assert_true(info.parent == 1 && info.rank == 8 && info.alpha == 16 && info.bytes == 12345);
+    assert_true(isnan(info.loss_before) && info.loss_after == 1.25);
+    assert_string_equal(info.run, "dd");
+    OK(store_adapters(f->store, stop_at_two, &sum, &f->err));
+    assert_int_equal(sum, 3);
+    OK(store_adapter_activate(f->store, 3, &f->err));
+    assert_state(f, 2, "retired");
+    assert_state(f, 3, "active");
+    OK(store_adapter_activate(f->store, 3, &f->err));
+    assert_state(f, 3, "active");
+    FAILS(store_adapter_activate(f->store, 9, &f->err), ATTUNE_ERROR_NOT_FOUND, "adapter 9", "");
+    assert_state(f, 3, "active");
+    OK(store_adapter_activate(f->store, 0, &f->err));
+    assert_state(f, 3, "retired");
+    OK(store_adapter_state_set(f->store, 3, "revoked", &f->err));
+    FAILS(store_adapter_activate(f->store, 3, &f->err), ATTUNE_ERROR_STATE, "revoked", "");
+    FAILS(store_adapter_state_set(f->store, 3, "odd", &f->err), ATTUNE_ERROR_ARGUMENT, "odd", "");
+    FAILS(store_adapter_get(f->store, 4, &info, &f->err), ATTUNE_ERROR_NOT_FOUND, "adapter 4", "");
+    info = adapter(4, "candidate");
+    FAILS(store_adapter_put(f->store, &info, 55, &f->err), ATTUNE_ERROR_ARGUMENT, "FOREIGN KEY", "");
+}
+
+static void test_feedback_is_append_only(void **state) {
+    struct fixture *f = *state;
+    attune_uuid id;
+    OK(record(f->store, "p", "r", 0, &id, &f->err));
+    OK(feedback(f->store, &id, ATTUNE_FEEDBACK_THUMB, 1, NULL, &f->err));
+    FAILS(store_exec(f->store, "UPDATE feedback SET value = -1", "test", &f->err), ATTUNE_ERROR_ARGUMENT, "append only",
+          "");
+}
+
+#define BARE(test) cmocka_unit_test_setup_teardown(test, bare_setup, store_teardown)
+#define WITH_STORE(test) cmocka_unit_test_setup_teardown(test, store_setup, store_teardown)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        BARE(test_create_modes_and_settings),
+        BARE(test_create_under_a_tight_umask),
+        BARE(test_create_again),
+        BARE(test_open_nothing),
+        WITH_STORE(test_open_options),
+        BARE(test_home_path),
+        BARE(test_not_a_database),
+        BARE(test_somebody_elses_database),
+        WITH_STORE(test_newer_schema),
+        WITH_STORE(test_migrations),
+        WITH_STORE(test_damaged),
+        WITH_STORE(test_locked),
+        WITH_STORE(test_full_disk),
+        WITH_STORE(test_disk_error),
+        WITH_STORE(test_read_only),
+        WITH_STORE(test_callback_may_not_write),
+        WITH_STORE(test_log_is_folded_in),
+        WITH_STORE(test_after_fork),
+        WITH_STORE(test_two_processes),
+        WITH_STORE(test_threads),
+        WITH_STORE(test_killed_writer),
+        WITH_STORE(test_killed_around_commit),
+        BARE(test_killed_while_creating),
+        WITH_STORE(test_runs),
+        WITH_STORE(test_adapters),
+        WITH_STORE(test_feedback_is_append_only),
+    };
+    return cmocka_run_group_tests_name("store", tests, NULL, NULL);
+}

@@ -1,0 +1,120 @@
+/* A checkpoint is a GGUF file (docs/formats.md):
+ *   general.type             "checkpoint"
+ *   attune.base.sha256       of the base's file
+ *   attune.configuration     all that the parameters' course depends on, as text
+ *   attune.optimizer.step    u64, updates done
+ *   attune.dropped           u64, steps that were dropped
+ *   attune.state             the caller's own state, JSON text
+ *   tensors parameters, moment.first, moment.second: F32 (n)
+ * Read whole and verified; published atomically, so that there is always an old or a new one. */
+#include "trainer/trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void configuration_text(const struct train_config *c, char *out, size_t size) {
+    snprintf(out, size,
+             "rank=%zu alpha=%a targets=%u dropout=%a rate=%a schedule=%d warmup=%a betas=%a,%a epsilon=%a decay=%a "
+             "clip=%a batch=%zu max_tokens=%zu micro_tokens=%zu seed=%llu",
+             c->lora.rank, (double)c->lora.alpha, c->lora.targets, (double)c->dropout, (double)c->learning_rate,
+             (int)c->schedule, (double)c->warmup, (double)c->beta1, (double)c->beta2, (double)c->epsilon,
+             (double)c->weight_decay, (double)c->clip, c->batch, c->max_tokens, c->micro_tokens,
+             (unsigned long long)c->seed);
+}
+
+int checkpoint_write(const struct trainer *t, const char *state, const char *path, attune_error *err) {
+    struct gguf_writer *w = NULL;
+    int code = gguf_writer_create(&w, err);
+    if (code != ATTUNE_OK) return code;
+    char configuration[512];
+    configuration_text(&t->config, configuration, sizeof configuration);
+    uint64_t dims[1] = {t->lora->n};
+    gguf_put_string(w, "general.type", "checkpoint");
+    gguf_put_string(w, "general.architecture", t->model->architecture->name);
+    gguf_put_string(w, "attune.base.sha256", t->model->sha256);
+    gguf_put_string(w, "attune.configuration", configuration);
+    gguf_put_string(w, "attune.kernels", kernels_get()->name);
+    gguf_put_u64(w, "attune.optimizer.step", t->adamw.step);
+    gguf_put_u64(w, "attune.dropped", t->dropped);
+    gguf_put_string(w, "attune.state", state);
+    gguf_put_tensor(w, "parameters", BLOCK_F32, 1, dims, t->lora->parameters);
+    gguf_put_tensor(w, "moment.first", BLOCK_F32, 1, dims, t->adamw.m);
+    gguf_put_tensor(w, "moment.second", BLOCK_F32, 1, dims, t->adamw.v);
+    code = gguf_writer_publish(w, path, "checkpoint", 0, NULL, err);
+    gguf_writer_destroy(w);
+    return code;
+}
+
+static int expect_text(const struct gguf *g, const char *key, const char *wanted, const char *path, attune_error *err) {
+    char found[600];
+    int code = gguf_get_text(g, key, found, sizeof found, err);
+    if (code != ATTUNE_OK) return code;
+    if (strcmp(found, wanted) != 0)
+        return error_set(err, ATTUNE_ERROR_MISMATCH, path, "the checkpoint was made with another %s (%.80s, now %.80s)",
+                         key, found, wanted);
+    return ATTUNE_OK;
+}
+
+static int read_vector(const struct gguf *g, const char *name, float *out, size_t n, const char *path,
+                       attune_error *err) {
+    const struct gguf_tensor *tensor = gguf_tensor_find(g, name);
+    if (!tensor || tensor->type != BLOCK_F32 || tensor->n_dims != 1 || tensor->dims[0] != n)
+        return error_set(err, ATTUNE_ERROR_FORMAT, path, "the checkpoint has no tensor %s of %zu floats", name, n);
+    memcpy(out, tensor->data, n * sizeof(float));
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(out[i]))
+            return error_set(err, ATTUNE_ERROR_FORMAT, path, "tensor %s holds a value that is not finite at %zu", name, i);
+    return ATTUNE_OK;
+}
+
+static int read_trainer(const struct gguf *g, struct trainer *t, const char *path, attune_error *err) {
+    char configuration[512];
+    uint64_t step, dropped;
+    configuration_text(&t->config, configuration, sizeof configuration);
+    int code = expect_text(g, "attune.base.sha256", t->model->sha256, path, err);
+    if (code == ATTUNE_OK) code = expect_text(g, "attune.configuration", configuration, path, err);
+    if (code == ATTUNE_OK) code = expect_text(g, "attune.kernels", kernels_get()->name, path, err);
+    if (code == ATTUNE_OK) code = gguf_get_u64(g, "attune.optimizer.step", &step, err);
+    if (code == ATTUNE_OK) code = gguf_get_u64(g, "attune.dropped", &dropped, err);
+    if (code == ATTUNE_OK) code = read_vector(g, "parameters", t->lora->parameters, t->lora->n, path, err);
+    if (code == ATTUNE_OK) code = read_vector(g, "moment.first", t->adamw.m, t->lora->n, path, err);
+    if (code == ATTUNE_OK) code = read_vector(g, "moment.second", t->adamw.v, t->lora->n, path, err);
+    if (code != ATTUNE_OK) return code;
+    t->adamw.step = step;
+    t->dropped = dropped;
+    return ATTUNE_OK;
+}
+
+int checkpoint_read(const char *path, struct trainer *trainer, char **state, attune_error *err) {
+    struct gguf *g = NULL;
+    struct gguf_string text;
+    char type[32], *copy = NULL;
+    int code = gguf_open(path, FILE_READ, &g, err);
+    if (code != ATTUNE_OK) return code;
+    code = gguf_get_text(g, "general.type", type, sizeof type, err);
+    if (code != ATTUNE_OK) goto out;
+    if (strcmp(type, "checkpoint") != 0) {
+        code = error_set(err, ATTUNE_ERROR_FORMAT, path, "not a checkpoint: its general.type is \"%s\"", type);
+        goto out;
+    }
+    code = gguf_get_string(g, "attune.state", &text, err);
+    if (code != ATTUNE_OK) goto out;
+    copy = malloc(text.size + 1);
+    if (!copy) {
+        code = error_set_memory(err, "a checkpoint's state", text.size + 1);
+        goto out;
+    }
+    memcpy(copy, text.data, text.size);
+    copy[text.size] = 0;
+    if (trainer) code = read_trainer(g, trainer, path, err);
+    if (code == ATTUNE_OK) {
+        *state = copy;
+        copy = NULL;
+    }
+out:
+    free(copy);
+    gguf_close(g);
+    return code;
+}

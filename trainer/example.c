@@ -1,0 +1,75 @@
+/* Examples: conversations in tokens, with what is supervised marked. */
+#include "trainer/trainer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t key_of(const char *hex) {
+    char digits[17] = {0};
+    strncpy(digits, hex, 16);
+    return strtoull(digits, NULL, 16);
+}
+
+static int append(struct example_set *set, const struct example *example, attune_error *err) {
+    if (set->n == set->capacity) {
+        size_t capacity = set->capacity ? 2 * set->capacity : 64;
+        struct example *grown = realloc(set->items, capacity * sizeof *grown);
+        if (!grown) return error_set_memory(err, "examples", capacity * sizeof *grown);
+        set->items = grown;
+        set->capacity = capacity;
+    }
+    set->items[set->n++] = *example;
+    return ATTUNE_OK;
+}
+
+static int render(const struct model *model, const attune_message *messages, size_t n, const char *response,
+                  struct token_list *tokens, attune_error *err) {
+    attune_message *all = malloc((n + 1) * sizeof *all);
+    if (!all) return error_set_memory(err, "a conversation", (n + 1) * sizeof *all);
+    memcpy(all, messages, n * sizeof *all);
+    all[n] = (attune_message){"assistant", response};
+    int code = chat_template_render(model->chat, all, n + 1, 1, 1, 0, tokens, err);
+    free(all);
+    return code;
+}
+
+int example_add(struct example_set *set, const struct model *model, const attune_message *messages, size_t n_messages,
+                const char *response, const char *content_hash, const char *prompt_hash, size_t max_tokens, int *added,
+                attune_error *err) {
+    struct token_list tokens = {0};
+    struct example example = {.key = key_of(content_hash)};
+    *added = 0;
+    if (!model->chat) {
+        if (err) *err = model->chat_error;
+        return model->chat_error.code;
+    }
+    int code = render(model, messages, n_messages, response, &tokens, err);
+    if (code != ATTUNE_OK) goto out;
+    /* Behind the last supervised token there is nothing to learn from. */
+    size_t n = tokens.n < max_tokens ? tokens.n : max_tokens;
+    while (n > 0 && !tokens.mask[n - 1]) n--;
+    for (size_t i = 1; i < n; i++) example.n_supervised += tokens.mask[i];
+    if (example.n_supervised == 0) goto out;
+    example.ids = tokens.ids;
+    example.supervised = tokens.mask;
+    example.n = n;
+    strncpy(example.hash, content_hash, sizeof example.hash - 1);
+    strncpy(example.prompt_hash, prompt_hash, sizeof example.prompt_hash - 1);
+    code = append(set, &example, err);
+    if (code != ATTUNE_OK) goto out;
+    *added = 1;
+    return ATTUNE_OK;
+out:
+    token_list_free(&tokens);
+    return code;
+}
+
+void example_set_free(struct example_set *set) {
+    if (!set) return;
+    for (size_t i = 0; i < set->n; i++) {
+        free(set->items[i].ids);
+        free(set->items[i].supervised);
+    }
+    free(set->items);
+    *set = (struct example_set){0};
+}

@@ -1,0 +1,157 @@
+/* One step: conversations packed into micro-batches, their gradients summed, clipped, applied. */
+#include "trainer/trainer.h"
+
+#include "core/base/random.h"
+#include "trainer/packer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void take(struct trainer *t, struct arena *arena, size_t n) {
+    t->gradient = ARENA_TAKE(arena, float, n);
+    t->adamw.m = ARENA_TAKE(arena, float, n);
+    t->adamw.v = ARENA_TAKE(arena, float, n);
+    t->adamw.n = n;
+    t->views = ARENA_TAKE(arena, struct layer_gradients, t->model->L);
+}
+
+static size_t parameter_count(const struct model *model, const struct lora_config *config) {
+    size_t each = 0;
+    for (int t = 0; t < TARGET_COUNT; t++)
+        if (config->targets & (1u << t))
+            each += config->rank * (model->layers[0].linear[t].rows + model->layers[0].linear[t].cols);
+    return each * model->L;
+}
+
+size_t trainer_state_bytes(const struct model *model, const struct lora_config *config) {
+    return 4 * sizeof(float) * parameter_count(model, config);
+}
+
+size_t trainer_bytes(const struct model *model, int threads, const struct train_config *config) {
+    return trainer_state_bytes(model, &config->lora) + packer_bytes(config->micro_tokens) +
+           training_pass_bytes(model, threads, config->micro_tokens, config->lora.rank, 1);
+}
+
+static int check_config(const struct train_config *c, attune_error *err) {
+    if (c->max_tokens < 2 || c->micro_tokens < c->max_tokens)
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
+                         "texts of up to %zu tokens do not fit micro-batches of %zu; lower max_tokens", c->max_tokens,
+                         c->micro_tokens);
+    if (!(c->learning_rate >= 0.0f) || !isfinite(c->learning_rate) || !(c->dropout >= 0.0f && c->dropout < 1.0f) ||
+        !(c->beta1 >= 0.0f && c->beta1 < 1.0f) || !(c->beta2 >= 0.0f && c->beta2 < 1.0f) || !(c->epsilon > 0.0f) ||
+        !(c->weight_decay >= 0.0f) || !(c->clip >= 0.0f) || !(c->warmup >= 0.0f && c->warmup <= 1.0f) || c->batch == 0)
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
+                         "impossible training settings: rates and decay at least 0, dropout and betas in [0, 1), "
+                         "epsilon above 0, warmup in [0, 1], batch at least 1");
+    return ATTUNE_OK;
+}
+
+int trainer_create(const struct model *model, struct pool *pool, const struct train_config *config,
+                   const struct lora *start, struct trainer **out, attune_error *err) {
+    int code = check_config(config, err);
+    if (code != ATTUNE_OK) return code;
+    struct trainer *t = calloc(1, sizeof *t);
+    if (!t) return error_set_memory(err, "a trainer", sizeof *t);
+    t->model = model;
+    t->pool = pool;
+    t->config = *config;
+    code = lora_create(model, &config->lora, &t->lora, err);
+    if (code != ATTUNE_OK) goto out;
+    if (start && (start->n != t->lora->n || memcmp(&start->config, &config->lora, sizeof config->lora) != 0)) {
+        code = error_set(err, ATTUNE_ERROR_MISMATCH, NULL,
+                         "the adapter to start from has rank %zu, alpha %g and its own targets; train with the same, or "
+                         "from fresh",
+                         start->config.rank, (double)start->config.alpha);
+        goto out;
+    }
+    take(t, &t->arena, t->lora->n);
+    code = arena_commit(&t->arena, "the optimizer", err);
+    if (code != ATTUNE_OK) goto out;
+    take(t, &t->arena, t->lora->n);
+    lora_gradient_views(t->lora, t->gradient, t->views);
+    trainer_reset(t, start);
+    code = packer_create(config->micro_tokens, &t->packer, err);
+out:
+    if (code != ATTUNE_OK) {
+        trainer_destroy(t);
+        return code;
+    }
+    *out = t;
+    return ATTUNE_OK;
+}
+
+void trainer_destroy(struct trainer *trainer) {
+    if (!trainer) return;
+    packer_destroy(trainer->packer);
+    training_pass_destroy(trainer->pass);
+    arena_free(&trainer->arena);
+    lora_destroy(trainer->lora);
+    free(trainer);
+}
+
+void trainer_reset(struct trainer *t, const struct lora *start) {
+    if (start)
+        memcpy(t->lora->parameters, start->parameters, start->n * sizeof(float));
+    else
+        lora_init(t->lora, t->model, t->config.seed);
+    memset(t->adamw.m, 0, t->adamw.n * sizeof(float));
+    memset(t->adamw.v, 0, t->adamw.n * sizeof(float));
+    t->adamw.step = 0;
+    t->dropped = 0;
+}
+
+void trainer_release(struct trainer *t) {
+    training_pass_destroy(t->pass);
+    t->pass = NULL;
+}
+
+static double norm_of(const float *x, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
+    return sqrt(sum);
+}
+
+/* Sum of gradients over all micro-batches of the step; *loss: mean over rows of their means. */
+static int accumulate(struct trainer *t, const struct example_set *set, const size_t *rows, size_t n,
+                      double *loss, size_t *tokens, attune_error *err) {
+    struct weights weights = {t->model, t->model->layers, t->lora->pairs};
+    uint64_t step = t->adamw.step + t->dropped, step_key = random_u64(t->config.seed, step);
+    double sum = 0;
+    *tokens = 0;
+    for (size_t at = 0; at < n;) {
+        at = packer_fill(t->packer, set, rows, at, n, 1.0 / (double)n, step_key);
+        const struct packed_batch *batch = &t->packer->batch;
+        int code = training_pass_run(t->pass, &weights, batch, t->config.dropout, step_key, t->views,
+                                     t->packer->losses, err);
+        if (code != ATTUNE_OK) return code;
+        for (size_t s = 0; s < batch->n_sequences; s++)
+            sum += packer_loss(t->packer, s) / (double)set->items[rows[t->packer->rows[s]]].n_supervised;
+        *tokens += batch->T;
+    }
+    *loss = sum / (double)n;
+    return ATTUNE_OK;
+}
+
+int trainer_step(struct trainer *t, const struct example_set *set, const size_t *rows, size_t n, float learning_rate,
+                 double *loss, size_t *tokens, attune_error *err) {
+    int code = ATTUNE_OK;
+    if (!t->pass)
+        code = training_pass_create(t->model, t->pool, t->config.micro_tokens, t->config.lora.rank, 1, &t->pass, err);
+    if (code != ATTUNE_OK) return code;
+    memset(t->gradient, 0, t->lora->n * sizeof(float));
+    code = accumulate(t, set, rows, n, loss, tokens, err);
+    if (code != ATTUNE_OK) return code;
+    double norm = norm_of(t->gradient, t->lora->n);
+    if (!isfinite(*loss) || !isfinite(norm)) {
+        t->dropped++;
+        *loss = NAN;
+        return ATTUNE_OK;
+    }
+    if (t->config.clip > 0.0f && norm > (double)t->config.clip) {
+        float scale = (float)((double)t->config.clip / norm);
+        for (size_t i = 0; i < t->lora->n; i++) t->gradient[i] *= scale;
+    }
+    adamw_update(&t->adamw, t->lora->parameters, t->gradient, &t->config, learning_rate);
+    return ATTUNE_OK;
+}
