@@ -24,7 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORMAT_VERSION = 1, HEADER_MAX = 16 << 20 };
+enum { FORMAT_VERSION = 1 };
 
 /* ---- writing ---- */
 
@@ -126,8 +126,8 @@ static int read_record(const struct reader *reader, struct adapter_record *recor
         return code;
     if (!record->origin[0]) snprintf(record->origin, sizeof record->origin, "imported");
     if (strcmp(record->origin, "trained") != 0 && strcmp(record->origin, "imported") != 0)
-        return error_set(err, ATTUNE_ERROR_FORMAT, reader->path, "attune.origin is \"%s\", neither trained nor imported",
-                         record->origin);
+        return error_set(err, ATTUNE_ERROR_FORMAT, reader->path,
+                         "attune.origin is \"%s\", neither trained nor imported", record->origin);
     const char *have = reader->model->sha256;
     if (have[0] && record->base_sha256[0] && strcmp(have, record->base_sha256) != 0)
         return error_set(err, ATTUNE_ERROR_MISMATCH, reader->path,
@@ -143,7 +143,8 @@ static int read_keys(struct reader *reader, struct adapter_record *record, attun
     code = demand_text(reader, "general.architecture", reader->model->architecture->name, ATTUNE_ERROR_MISMATCH,
                        "the adapter was made for another kind of model", err);
     if (code == ATTUNE_OK)
-        code = demand_text(reader, "adapter.type", "lora", ATTUNE_ERROR_UNSUPPORTED, "only LoRA adapters are supported", err);
+        code = demand_text(reader, "adapter.type", "lora", ATTUNE_ERROR_UNSUPPORTED, "only LoRA adapters are supported",
+                           err);
     if (code != ATTUNE_OK) return code;
     if (gguf_find(reader->gguf, "adapter.alora.invocation_tokens"))
         return error_set(err, ATTUNE_ERROR_UNSUPPORTED, reader->path,
@@ -220,10 +221,7 @@ int adapter_read(const char *path, const struct model *model, struct lora **out,
     struct reader reader = {.path = path, .model = model};
     struct file_bytes file = {0};
     struct adapter_record found;
-    size_t parameters = lora_count(model, LORA_RANK_MAX, LORA_ALL_TARGETS), limit = SIZE_MAX;
-    if (parameters == 0 || !checked_mul(parameters, sizeof(float), &limit) || !checked_add(limit, HEADER_MAX, &limit))
-        limit = SIZE_MAX;
-    int code = file_bytes_open(path, FILE_READ, limit, &file, err);
+    int code = file_bytes_open(path, FILE_READ, lora_file_max(model), &file, err);
     if (code != ATTUNE_OK) return code;
     if ((code = gguf_parse(file.data, file.size, path, &reader.gguf, err)) != ATTUNE_OK) goto out;
     if ((code = read_keys(&reader, &found, err)) != ATTUNE_OK) goto out;

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { DESCRIPTIONS_MAX = 16 << 20 };
+
 void lora_tensor_name(char out[LORA_TENSOR_NAME_SIZE], size_t layer, enum target target) {
     snprintf(out, LORA_TENSOR_NAME_SIZE, "blk.%zu.%s.weight", layer, target_names[target]);
 }
@@ -171,7 +173,14 @@ int lora_check_finite(const struct lora *lora, const struct model *model, const 
     return ATTUNE_OK;
 }
 
-/* ---- assembling ---- */
+/* ---- reading ---- */
+
+size_t lora_file_max(const struct model *model) {
+    size_t n = lora_count(model, LORA_RANK_MAX, LORA_ALL_TARGETS), bytes;
+    if (n == 0 || !checked_mul(n, sizeof(float), &bytes) || !checked_add(bytes, DESCRIPTIONS_MAX, &bytes))
+        return SIZE_MAX;
+    return bytes;
+}
 
 static float value_at(const struct lora_half *half, size_t i) {
     if (half->type == BLOCK_F32) {
@@ -232,8 +241,8 @@ static int halves_check(const struct model *model, const struct lora_half *halve
                                  "layers are supported",
                                  l, target_names[t]);
             if (!a->name || !b->name)
-                return error_set(err, ATTUNE_ERROR_FORMAT, file, "%.100s is there without its %s", a->name ? a->name : b->name,
-                                 a->name ? "B" : "A");
+                return error_set(err, ATTUNE_ERROR_FORMAT, file, "%.100s is there without its %s",
+                                 a->name ? a->name : b->name, a->name ? "B" : "A");
             if (*rank == 0) *rank = a->rows;
             int code = pair_check(a, b, &model->layers[l].linear[t], *rank, file, err);
             if (code != ATTUNE_OK) return code;

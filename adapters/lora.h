@@ -51,6 +51,9 @@ int lora_check_finite(const struct lora *lora, const struct model *model, const 
 
 /* ---- what the readers of adapter formats share ---- */
 
+/* No file with an adapter for model is larger: all targets at LORA_RANK_MAX in F32, and 16 MiB of descriptions. */
+size_t lora_file_max(const struct model *model);
+
 /* A or B of a pair as it lies in a file: row-major, F32, F16 or BF16, any alignment. */
 struct lora_half {
     const char *name; /* the file's own name for it; NULL: not there */

@@ -31,13 +31,13 @@ static enum block_type type_for(const struct matrix *w, enum merge_mode mode) {
 }
 
 /* Counting: types that cannot be made are worth 0 bytes here and refused by merge_create. */
-static void merged_layout(struct arena *arena, const struct model *model, const struct lora *lora, enum merge_mode mode,
+static void merged_layout(struct arena *arena, const struct model *model, uint32_t targets, enum merge_mode mode,
                           struct model_layer **layers) {
     struct model_layer *made = ARENA_TAKE(arena, struct model_layer, model->L);
     for (size_t l = 0; l < model->L; l++) {
         if (made) made[l] = model->layers[l];
         for (size_t t = 0; t < TARGET_COUNT; t++) {
-            if (lora->pairs[l].target[t].rank == 0) continue;
+            if (!(targets & (1u << t))) continue;
             const struct matrix *w = &model->layers[l].linear[t];
             enum block_type type = type_for(w, mode);
             size_t row_bytes = block_row_bytes(type, w->cols);
@@ -48,11 +48,11 @@ static void merged_layout(struct arena *arena, const struct model *model, const 
     *layers = made;
 }
 
-size_t merge_bytes(const struct model *model, const struct lora *lora, enum merge_mode mode) {
+size_t merge_bytes(const struct model *model, uint32_t targets, enum merge_mode mode) {
     if (mode == MERGE_NONE) return 0;
     struct arena arena = {0};
     struct model_layer *layers;
-    merged_layout(&arena, model, lora, mode, &layers);
+    merged_layout(&arena, model, targets, mode, &layers);
     return arena.overflow ? SIZE_MAX : arena.used;
 }
 
@@ -189,12 +189,15 @@ int merge_create(const struct model *model, const struct lora *lora, enum merge_
     struct merge_task task = {0};
     struct merged *merged = calloc(1, sizeof *merged);
     if (!merged) return error_set_memory(err, "merged weights", sizeof *merged);
-    merged_layout(&merged->arena, model, lora, mode, &merged->layers);
+    merged_layout(&merged->arena, model, lora->config.targets, mode, &merged->layers);
     if ((code = arena_commit(&merged->arena, "merged weights", err)) != ATTUNE_OK) goto out;
-    merged_layout(&merged->arena, model, lora, mode, &merged->layers);
-    for (size_t l = 0; l < model->L; l++)
-        for (size_t t = 0; t < TARGET_COUNT; t++)
-            if (task.scratch_cols < model->layers[l].linear[t].cols) task.scratch_cols = model->layers[l].linear[t].cols;
+    merged_layout(&merged->arena, model, lora->config.targets, mode, &merged->layers);
+    for (size_t l = 0; l < model->L; l++) {
+        for (size_t t = 0; t < TARGET_COUNT; t++) {
+            size_t cols = model->layers[l].linear[t].cols;
+            if (task.scratch_cols < cols) task.scratch_cols = cols;
+        }
+    }
     task.scratch_cols = (task.scratch_cols + 15) & ~(size_t)15;
     size_t scratch = (size_t)pool_threads(pool) * 2 * task.scratch_cols;
     if (!(task.scratch = calloc(scratch, sizeof(float)))) {

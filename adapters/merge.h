@@ -17,7 +17,7 @@ int merge_create(const struct model *model, const struct lora *lora, enum merge_
 void merge_destroy(struct merged *merged);
 /* (L), with merged matrices in place of the base's */
 const struct model_layer *merge_layers(const struct merged *merged);
-/* Bytes that merge_create would take. */
-size_t merge_bytes(const struct model *model, const struct lora *lora, enum merge_mode mode);
+/* Bytes that merge_create would take for an adapter on these targets (bits of enum target). */
+size_t merge_bytes(const struct model *model, uint32_t targets, enum merge_mode mode);
 
 #endif

@@ -75,7 +75,8 @@ static char *config_text(const struct lora *lora) {
     for (size_t t = 0; t < TARGET_COUNT; t++)
         if (lora->config.targets >> t & 1) json_array_append_new(targets, json_string(strchr(modules[t], '.') + 1));
     int count = __builtin_popcount(lora->config.targets);
-    json_t *config = json_pack("{s:s, s:s, s:I, s:o, s:o, s:s, s:f, s:b, s:b, s:b, s:b, s:b, s:n, s:n, s:n, s:{}, s:{}}",
+    json_t *config = json_pack("{s:s, s:s, s:I, s:o, s:o, s:s, s:f, s:b, s:b, s:b, s:b, s:b, s:n, s:n, s:n,"
+                               " s:{}, s:{}}",
                                "peft_type", "LORA", "task_type", "CAUSAL_LM", "r", (json_int_t)lora->config.rank,
                                "lora_alpha", number((double)lora->config.alpha), "target_modules", targets, "bias",
                                "none", "lora_dropout", 0.0, "inference_mode", 1, "init_lora_weights", 1,
@@ -222,7 +223,8 @@ static int check_settings(const json_t *config, const char *path, attune_error *
     }
     const json_t *type = json_object_get(config, "peft_type"), *bias = json_object_get(config, "bias");
     const json_t *init = json_object_get(config, "init_lora_weights");
-    if (!type) return error_set(err, ATTUNE_ERROR_FORMAT, path, "no peft_type: this is not the configuration of a PEFT adapter");
+    if (!type)
+        return error_set(err, ATTUNE_ERROR_FORMAT, path, "no peft_type: not the configuration of a PEFT adapter");
     if (!text_is(type, "LORA")) return refuse(path, "peft_type", type, err);
     if (bias && !json_is_null(bias) && !text_is(bias, "none")) return refuse(path, "bias", bias, err);
     if (!init_leaves_base(init)) return refuse(path, "init_lora_weights", init, err);
@@ -254,10 +256,11 @@ static int read_config(const char *path, size_t *rank, float *alpha, attune_erro
     code = json_text_check((const char *)file.data, file.size, CONFIG_VALUES_MAX, CONFIG_DEPTH_MAX, path, err);
     if (code != ATTUNE_OK) goto out;
     config = json_loadb((const char *)file.data, file.size, JSON_REJECT_DUPLICATES, &json_error);
-    if (!config && json_error_code(&json_error) == json_error_out_of_memory)
+    if (!config && (json_error_code(&json_error) == json_error_out_of_memory || !json_error.text[0]))
         code = error_set_memory(err, CONFIG_FILE, file.size);
     else if (!config)
-        code = error_set(err, ATTUNE_ERROR_FORMAT, path, "not valid JSON: line %d, %s", json_error.line, json_error.text);
+        code = error_set(err, ATTUNE_ERROR_FORMAT, path, "not valid JSON: line %d, %s", json_error.line,
+                         json_error.text);
     else if (!json_is_object(config))
         code = error_set(err, ATTUNE_ERROR_FORMAT, path, "not a JSON object");
     else if ((code = check_settings(config, path, err)) == ATTUNE_OK)
@@ -358,9 +361,8 @@ static int read_tensors(const char *path, const struct model *model, size_t rank
     struct safetensors *file = NULL;
     struct lora_half *halves = NULL;
     struct lora *lora = NULL;
-    size_t n_halves = model->L * TARGET_COUNT * LORA_HALF_COUNT, limit = lora_count(model, LORA_RANK_MAX, LORA_ALL_TARGETS);
-    if (limit == 0 || !checked_mul(limit, sizeof(float), &limit) || !checked_add(limit, 16 << 20, &limit)) limit = SIZE_MAX;
-    int code = safetensors_open(path, limit, &file, err);
+    size_t n_halves = model->L * TARGET_COUNT * LORA_HALF_COUNT;
+    int code = safetensors_open(path, lora_file_max(model), &file, err);
     if (code != ATTUNE_OK) return code;
     if (!(halves = calloc(n_halves, sizeof *halves))) {
         code = error_set_memory(err, "an adapter's list of tensors", n_halves * sizeof *halves);

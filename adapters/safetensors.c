@@ -60,7 +60,9 @@ static int tensor_fail(const struct reader *reader, int code, const char *name, 
 
 /* A JSON integer of 0 or more. */
 static int get_size(const json_t *value, size_t *out) {
-    if (!json_is_integer(value) || json_integer_value(value) < 0) return 0;
+    if (!json_is_integer(value) || json_integer_value(value) < 0 ||
+        (unsigned long long)json_integer_value(value) > SIZE_MAX)
+        return 0;
     *out = (size_t)json_integer_value(value);
     return 1;
 }
@@ -74,8 +76,8 @@ static int read_dtype(const struct reader *reader, const char *name, const json_
         *bytes = dtypes[i].bytes;
         return ATTUNE_OK;
     }
-    return error_set(reader->err, ATTUNE_ERROR_UNSUPPORTED, reader->path, "tensor \"%.120s\" has the unknown dtype \"%.32s\"",
-                     name, json_string_value(value));
+    return error_set(reader->err, ATTUNE_ERROR_UNSUPPORTED, reader->path,
+                     "tensor \"%.120s\" has the unknown dtype \"%.32s\"", name, json_string_value(value));
 }
 
 static int read_shape(const struct reader *reader, const char *name, const json_t *value,
@@ -125,8 +127,11 @@ static int read_metadata(const struct reader *reader, json_t *metadata) {
     json_t *value;
     if (!json_is_object(metadata))
         return error_set(reader->err, ATTUNE_ERROR_FORMAT, reader->path, "__metadata__ is not an object");
-    json_object_foreach(metadata, key, value) if (!json_is_string(value)) return error_set(
-        reader->err, ATTUNE_ERROR_FORMAT, reader->path, "__metadata__ \"%.64s\" is not a string", key);
+    json_object_foreach(metadata, key, value) {
+        if (!json_is_string(value))
+            return error_set(reader->err, ATTUNE_ERROR_FORMAT, reader->path, "__metadata__ \"%.64s\" is not a string",
+                             key);
+    }
     return ATTUNE_OK;
 }
 
@@ -176,7 +181,8 @@ static int find_header(struct cursor *cursor, const char **text, size_t *size) {
     *size = (size_t)length;
     if (cursor->code != ATTUNE_OK) return cursor->code;
     if (length == 0 || (*text)[0] != '{')
-        return cursor_fail(cursor, ATTUNE_ERROR_FORMAT, "this is not a safetensors file: its header does not begin with {");
+        return cursor_fail(cursor, ATTUNE_ERROR_FORMAT,
+                           "this is not a safetensors file: its header does not begin with {");
     return json_text_check(*text, *size, VALUES_MAX, DEPTH_MAX, cursor->name, cursor->err);
 }
 
@@ -191,7 +197,7 @@ int safetensors_parse(const void *bytes, size_t size, const char *name, struct s
     json_error_t json_error;
     file->header = json_loadb(text, length, JSON_REJECT_DUPLICATES, &json_error);
     if (!file->header) {
-        if (json_error_code(&json_error) == json_error_out_of_memory)
+        if (json_error_code(&json_error) == json_error_out_of_memory || !json_error.text[0])
             code = error_set_memory(err, "a safetensors header", length);
         else
             code = error_set(err, ATTUNE_ERROR_FORMAT, name, "the header is not valid JSON: byte %d of it, %s",
@@ -199,8 +205,7 @@ int safetensors_parse(const void *bytes, size_t size, const char *name, struct s
         goto out;
     }
     struct reader reader = {name, cursor.data + cursor.at, cursor.size - cursor.at, err};
-    code = json_is_object((json_t *)file->header) ? read_tensors(&reader, file)
-                                       : error_set(err, ATTUNE_ERROR_FORMAT, name, "the header is not a JSON object");
+    code = read_tensors(&reader, file); /* an object: the text begins with { */
 out:
     if (code != ATTUNE_OK) safetensors_close(file);
     else *out = file;

@@ -20,7 +20,7 @@ static int read_line(int folder, const char *supply, const char *file, char *out
     if (fd < 0) return 0;
     ssize_t n = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) ? read(fd, out, size - 1) : -1;
     close(fd);
-    if (n <= 0) return 0;
+    if (n <= 0 || memchr(out, 0, (size_t)n)) return 0;
     out[n] = 0;
     out[strcspn(out, "\n")] = 0;
     return 1;
@@ -34,6 +34,14 @@ static int read_number(int folder, const char *supply, const char *file, long lo
     if (end == text || *end || errno || value < low || value > high) return 0;
     *out = value;
     return 1;
+}
+
+/* All that a driver may say; "Unknown" is said by sound batteries too, for a moment after a change. */
+static int is_status(const char *text) {
+    static const char *const known[] = {"Charging", "Discharging", "Not charging", "Full", "Unknown"};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(text, known[i]) == 0) return 1;
+    return 0;
 }
 
 struct found {
@@ -53,7 +61,7 @@ static void look_at(int folder, const char *supply, struct power_snapshot *out, 
         if (read_number(folder, supply, "present", 0, 1, &value) && value == 0) return;
         out->battery = 1;
         if (out->percent < 0 && read_number(folder, supply, "capacity", 0, 100, &value)) out->percent = (int)value;
-        if (!read_line(folder, supply, "status", status, sizeof status))
+        if (!read_line(folder, supply, "status", status, sizeof status) || !is_status(status))
             found->unreadable++;
         else if (strcmp(status, "Discharging") == 0)
             out->discharging = 1;
@@ -109,6 +117,10 @@ enum power_decision power_decide(const struct power_snapshot *s, const struct po
             *reason = "on a charger, but the battery is discharging";
             return POWER_STOP;
         }
+    }
+    if (s->battery && s->percent < 0 && policy->percent_min > 0) {
+        *reason = "the battery's charge cannot be read";
+        return POWER_STOP;
     }
     if (s->battery && s->percent >= 0 && s->percent < policy->percent_min) {
         *reason = "the battery is below the minimum charge";

@@ -24,6 +24,7 @@ struct settings {
     int shuffle;             /* 1: by a hash keyed with the seed; 0: as recorded */
     double held_out;         /* share of prompts, 0.01 to 0.5 */
     uint64_t memory;         /* bytes */
+    double checkpoint_seconds; /* least time between two: flash wears */
     int charger_required, battery_min;
 };
 int settings_read(const char *home, struct settings *out, attune_error *err);

@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 enum { SAMPLE_TOKENS = 256 };
-static const double CHECKPOINT_EVERY = 60.0; /* seconds: flash wears */
 static const double CHECKPOINT_SECONDS = 0.5, GUARD = 1.15;
 
 /* ---- adapters that a plan starts from or has to beat ---- */
@@ -27,8 +26,7 @@ static int read_adapter(const attune_job *job, int number, struct lora **out, ch
 }
 
 static uint64_t gate_bytes(const struct model *model, const struct settings *s, int threads) {
-    struct lora counted = {.config = s->train.lora, .L = model->L};
-    uint64_t merged = s->merge == MERGE_NONE ? 0 : merge_bytes(model, &counted, s->merge);
+    uint64_t merged = s->merge == MERGE_NONE ? 0 : merge_bytes(model, s->train.lora.targets, s->merge);
     return trainer_state_bytes(model, &s->train.lora) + merged +
            training_pass_bytes(model, threads, s->train.micro_tokens, s->train.lora.rank, 0);
 }
@@ -324,7 +322,7 @@ int attune_job_step(attune_job *job, attune_error *err) {
     if (code == ATTUNE_ERROR_CANCELLED) return pause_job(job, "stopped on request", err);
     if (code < 0) return code;
     tell(job);
-    if (code == ATTUNE_CONTINUE && job_now() - job->checkpointed > CHECKPOINT_EVERY) {
+    if (code == ATTUNE_CONTINUE && job_now() - job->checkpointed >= job->settings.checkpoint_seconds) {
         int written = phases_checkpoint(job, err);
         if (written != ATTUNE_OK) return written;
     }

@@ -330,7 +330,7 @@ int phases_unit(attune_job *job, attune_error *err) {
 
 static json_t *reals(const double *x, size_t n) {
     json_t *array = json_array();
-    for (size_t i = 0; i < n; i++) json_array_append_new(array, json_real(isfinite(x[i]) ? x[i] : 0.0));
+    for (size_t i = 0; i < n; i++) json_array_append_new(array, isfinite(x[i]) ? json_real(x[i]) : json_null());
     return array;
 }
 
@@ -351,8 +351,9 @@ int phases_checkpoint(attune_job *job, attune_error *err) {
 static int read_reals(const json_t *array, double *out, size_t n) {
     if (json_array_size(array) != n) return 0;
     for (size_t i = 0; i < n; i++) {
-        if (!json_is_number(json_array_get(array, i))) return 0;
-        out[i] = json_number_value(json_array_get(array, i));
+        const json_t *value = json_array_get(array, i);
+        if (!json_is_number(value) && !json_is_null(value)) return 0;
+        out[i] = json_is_null(value) ? NAN : json_number_value(value);
     }
     return 1;
 }

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     PROMPTS_MIN = 4,   /* distinct ones: below, nothing can be judged */
@@ -175,6 +176,20 @@ double plan_seconds(const struct plan *plan, const struct budget *b) {
 
 static void drop_oldest(size_t *rows, size_t *n) { memmove(rows, rows + 1, --*n * sizeof *rows); }
 
+/* How many of the newest rows a short budget must leave: with fewer prompts than this a fold would have nothing to
+ * train on. */
+static size_t rows_needed(const struct plan *plan) {
+    const char *prompts[PROMPTS_MIN];
+    size_t distinct = 0, n = 0;
+    while (n < plan->n_train && (distinct < PROMPTS_MIN || n < ROWS_MIN)) {
+        const char *prompt = plan->examples.items[plan->train[plan->n_train - ++n]].prompt_hash;
+        size_t i = 0;
+        while (i < distinct && strcmp(prompts[i], prompt) != 0) i++;
+        if (i == distinct && distinct < PROMPTS_MIN) prompts[distinct++] = prompt;
+    }
+    return n;
+}
+
 /* Fewer passes first, then fewer rows: a first pass over new rows teaches more than a second over old ones. */
 static void fit(struct plan *plan, const struct budget *b) {
     if (b->seconds <= 0) return;
@@ -185,7 +200,8 @@ static void fit(struct plan *plan, const struct budget *b) {
     double epochs = left > 0 ? plan->settings.epochs * left / wanted : 0.0;
     /* quarters: a plan should not depend on the last digit of a measured rate */
     plan->settings.epochs = epochs >= 1.0 ? floor(4.0 * epochs) / 4.0 : fmin(1.0, plan->settings.epochs);
-    while (plan->n_train > ROWS_MIN && plan_seconds(plan, b) > b->seconds) drop_oldest(plan->train, &plan->n_train);
+    size_t needed = rows_needed(plan);
+    while (plan->n_train > needed && plan_seconds(plan, b) > b->seconds) drop_oldest(plan->train, &plan->n_train);
 }
 
 /* ---- storing and loading ---- */
@@ -251,6 +267,9 @@ int plan_make(attune_store *store, const struct model *model, const struct setti
     snprintf(plan.row.state, sizeof plan.row.state, "unfinished");
     snprintf(plan.row.evaluation, sizeof plan.row.evaluation, plan.folds ? "cross-fit" : "held-out");
     snprintf(plan.row.base_sha256, sizeof plan.row.base_sha256, "%s", model->sha256);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    plan.row.started_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
     plan.row.steps = (int64_t)plan_steps(&plan, plan.n_train);
     plan.row.epochs = (int64_t)ceil(plan.settings.epochs);
     code = describe(&plan, err);
@@ -334,7 +353,9 @@ static int compare_rank(const void *a, const void *b) {
 
 /* The order of an epoch: by a hash of seed, epoch and row, so a row's place does not hang on the others. */
 static void order_epoch(struct plan *plan, const size_t *rows, size_t n, size_t epoch) {
-    if (plan->order_rows == rows && plan->order_n == n && plan->order_epoch == epoch) return;
+    uint64_t of = random_mix(n);
+    for (size_t i = 0; i < n; i++) of = random_mix(of ^ rows[i]);
+    if (plan->order_of == of && plan->order_epoch == epoch) return;
     memcpy(plan->order, rows, n * sizeof *rows);
     struct ranked *ranked = plan->settings.shuffle ? malloc(n * sizeof *ranked) : NULL;
     if (ranked) {
@@ -345,8 +366,7 @@ static void order_epoch(struct plan *plan, const size_t *rows, size_t n, size_t 
         for (size_t i = 0; i < n; i++) plan->order[i] = ranked[i].row;
         free(ranked);
     }
-    plan->order_rows = rows;
-    plan->order_n = n;
+    plan->order_of = of;
     plan->order_epoch = epoch;
 }
 

@@ -23,8 +23,8 @@ struct plan {
     size_t *train, n_train;     /* rows of `examples` that the final training takes, oldest first */
     size_t *judge, n_judge;     /* rows that judge: held-out, or all of train when cross-fitting */
     int *fold;                  /* (n_train) of each train row; NULL without folds */
-    size_t *order, order_epoch, order_n; /* one epoch's order, remembered between steps */
-    const size_t *order_rows;
+    size_t *order, order_epoch; /* one epoch's order, remembered between steps */
+    uint64_t order_of;          /* a hash of the rows that it orders */
 };
 void plan_free(struct plan *plan);
 

@@ -12,7 +12,7 @@
 #include <string.h>
 
 void settings_default(struct settings *s) {
-    *s = (struct settings){.merge = MERGE_F16, .epochs = 3, .shuffle = 1, .held_out = 0.1, .memory = 600u << 20,
+    *s = (struct settings){.merge = MERGE_F16, .epochs = 3, .shuffle = 1, .held_out = 0.1, .memory = 600u << 20, .checkpoint_seconds = 60,
                            .charger_required = 1, .battery_min = 30};
     train_config_default(&s->train);
 }
@@ -52,6 +52,7 @@ static const struct key keys[] = {
     {"micro_tokens", COUNT, AT(train.micro_tokens), 16, 1 << 20, NULL, 1, "tokens that go through the layers together"},
     {"held_out", REAL, AT(held_out), 0.01, 0.5, NULL, 1, "share of prompts that judge and are never trained on"},
     {"seed", SEED, AT(train.seed), 0, 0, NULL, 1, NULL},
+    {"checkpoint_seconds", REAL, AT(checkpoint_seconds), 0, 86400, NULL, 0, "progress is written no more often than this"},
     {"memory", BYTES, AT(memory), 0, 0, NULL, 0, "ceiling of resident memory while training"},
     {"charger", CHOICE, AT(charger_required), 0, 0, "ignored|required", 0, "when a run may start (train --now skips both)"},
     {"battery_min", COUNT, AT(battery_min), 0, 100, NULL, 0, NULL},
@@ -64,11 +65,15 @@ static int bad(attune_error *err, const char *where, const struct key *key, cons
     return error_set(err, ATTUNE_ERROR_FORMAT, where, "%s = %.60s: wanted %s", key->name, value, wanted);
 }
 
+/* Limits of a float are floats too: what was stored at a limit reads back. */
 static int parse_number(const struct key *key, const char *value, double *out) {
     char *end;
     errno = 0;
     *out = strtod(value, &end);
-    return end != value && !*end && !errno && *out >= key->low && *out <= key->high;
+    if (end == value || *end || errno) return 0;
+    if (key->kind == REAL && key->size == sizeof(float))
+        return (float)*out >= (float)key->low && (float)*out <= (float)key->high;
+    return *out >= key->low && *out <= key->high;
 }
 
 /* Stores by the field's size: float or double, int or size_t. */
@@ -168,7 +173,12 @@ static void value_text(const struct key *key, const struct settings *s, char *ou
         break;
     case COUNT: snprintf(out, size, "%zu", get_count(field, key->size)); break;
     case SEED: snprintf(out, size, "%llu", (unsigned long long)s->train.seed); break;
-    case BYTES: snprintf(out, size, "%lluM", (unsigned long long)(*(const uint64_t *)field >> 20)); break;
+    case BYTES: {
+        uint64_t bytes = *(const uint64_t *)field;
+        snprintf(out, size, bytes % 1048576 ? "%llu" : "%lluM",
+                 (unsigned long long)(bytes % 1048576 ? bytes : bytes / 1048576));
+        break;
+    }
     case CHOICE: {
         const char *c = key->choices;
         for (int n = *(const int *)field; n > 0; n--) c += strcspn(c, "|") + 1;

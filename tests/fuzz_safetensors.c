@@ -18,7 +18,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     size_t sum = 0;
     for (size_t i = 0; i < file->n; i++) {
         const struct safetensors_tensor *tensor = &file->tensors[i];
-        if (tensor->data < data || tensor->bytes > (size_t)(end - tensor->data) || !tensor->name || !tensor->dtype) abort();
+        if (tensor->data < data || tensor->bytes > (size_t)(end - tensor->data)) abort();
+        if (!tensor->name || !tensor->dtype) abort();
         for (size_t b = 0; b < tensor->bytes; b++) sum += tensor->data[b];
     }
     if (file->n > 0 && file->tensors[file->n - 1].data + file->tensors[file->n - 1].bytes != end) abort();

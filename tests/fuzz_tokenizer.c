@@ -51,7 +51,8 @@ static void check_message(const char *text, size_t size) {
     const attune_message message = {"assistant", content};
     struct token_list list = {0};
     require(chat_template_render(chat, &message, 1, 0, 1, 0, &list, NULL) == ATTUNE_OK);
-    int32_t start = tokenizer_find(tokenizers[0], "<|im_start|>"), text_end = tokenizer_find(tokenizers[0], "<|endoftext|>");
+    int32_t start = tokenizer_find(tokenizers[0], "<|im_start|>");
+    int32_t text_end = tokenizer_find(tokenizers[0], "<|endoftext|>");
     size_t starts = 0, ends = 0;
     for (size_t i = 0; i < list.n; i++) {
         starts += list.ids[i] == start;
@@ -104,7 +105,8 @@ static void check_vocabulary(const void *data, size_t size) {
         static const char text[] = " hello<|im_end|>, 1234 \n\n\xff";
         size_t n;
         (void)tokenizer_encode(tokenizer, text, sizeof text - 1, 1, NULL, 0, &n, NULL);
-        for (size_t i = 0; i < tokenizer_size(tokenizer); i++) require(tokenizer_piece(tokenizer, (int32_t)i, &n) != NULL);
+        for (size_t i = 0; i < tokenizer_size(tokenizer); i++)
+            require(tokenizer_piece(tokenizer, (int32_t)i, &n) != NULL);
         tokenizer_destroy(tokenizer);
     }
     gguf_close(gguf);

@@ -1,5 +1,5 @@
 /* Renderings against transformers' templates and llama.cpp's tokens (tests/reference/tokens.py). */
-#include "tests/vocabulary.h"
+#include "tests/made_vocabulary.h"
 
 #include "core/base/hash.h"
 #include "core/model/chat_template.h"
@@ -41,7 +41,9 @@ static struct chat_template *created(const char *source) {
 #define MESSAGE "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
 #define ASK "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 #define GENERIC "{% for message in messages %}" MESSAGE "{% endfor %}" ASK
-#define OWN(system) "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ " system " }}{% endif %}" MESSAGE "{% endfor %}" ASK
+#define OWN(system)                                                                                                    \
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ " system " }}{% endif %}" \
+    MESSAGE "{% endfor %}" ASK
 
 /* ---- golden ---- */
 
@@ -69,7 +71,8 @@ static void check_conversation(struct golden *g, const struct chat_template *cha
     for (int supervise = 0; supervise <= learn; supervise++) {
         struct token_list list = {0};
         attune_error err = {0};
-        if (chat_template_render(chat, messages, n, 1, supervise, ask, &list, &err) != ATTUNE_OK) fail_msg("%s", err.message);
+        int code = chat_template_render(chat, messages, n, 1, supervise, ask, &list, &err);
+        if (code != ATTUNE_OK) fail_msg("%s", err.message);
         if (list.n != expected) fail_msg("template %zu, conversation %zu: %zu tokens for %zu", t, c, list.n, expected);
         for (size_t i = 0; i < expected; i++) {
             int32_t id = (unsigned char)ids[2 * i] | (unsigned char)ids[2 * i + 1] << 8;
@@ -82,14 +85,17 @@ static void check_conversation(struct golden *g, const struct chat_template *cha
     for (size_t i = 0; i < n; i++) free((char *)messages[i].content);
 }
 
-static void check_golden(const char *name, const struct gguf *gguf, const struct tokenizer *tokenizer, size_t templates) {
+/* Without a gguf: the templates in the golden file, over the fixture's vocabulary. */
+static void check_golden(const char *name, const struct gguf *gguf, const struct tokenizer *tokenizer,
+                         size_t templates) {
     struct golden g = golden_open(name);
     assert_int_equal(golden_number(&g, 4), templates);
     for (size_t t = 0; t < templates; t++) {
         char *source = golden_text(&g);
         struct chat_template *chat = NULL;
         attune_error err = {0};
-        int code = gguf ? chat_template_create(gguf, tokenizer, &chat, &err) : create(source, strlen(source), &chat, &err);
+        int code = gguf ? chat_template_create(gguf, tokenizer, &chat, &err)
+                        : create(source, strlen(source), &chat, &err);
         if (code != ATTUNE_OK) fail_msg("template %zu: %s", t, err.message);
         char hash[HASH_HEX_SIZE];
         hash_bytes(source, strlen(source), hash);
@@ -170,7 +176,8 @@ static void supervised_tokens(void **state) {
     (void)state;
     struct chat_template *chat = created(OWN("'<|im_start|>system\\nMine.<|im_end|>\\n'"));
     for (size_t a = 0; a < sizeof answers / sizeof *answers; a++) {
-        const attune_message messages[] = {{"user", "hello"}, {"assistant", "no"}, {"user", "?"}, {"assistant", answers[a]}};
+        const attune_message messages[] = {
+            {"user", "hello"}, {"assistant", "no"}, {"user", "?"}, {"assistant", answers[a]}};
         struct token_list list = {0};
         assert_int_equal(chat_template_render(chat, messages, 4, 1, 1, 0, &list, NULL), ATTUNE_OK);
         size_t from = 0, to = list.n;
@@ -230,7 +237,8 @@ static void refused_messages(void **state) {
     struct token_list list = {0};
     assert_int_equal(token_list_add(&list, 5, 1, NULL), ATTUNE_OK);
     attune_error err = {0};
-    const attune_message bad[][2] = {{{"user", "hi"}, {"tool", "x"}}, {{"user", "hi"}, {"user", NULL}}, {{"user", "hi"}, {NULL, "x"}}};
+    const attune_message bad[][2] = {
+        {{"user", "hi"}, {"tool", "x"}}, {{"user", "hi"}, {"user", NULL}}, {{"user", "hi"}, {NULL, "x"}}};
     for (size_t i = 0; i < 3; i++) {
         assert_int_equal(chat_template_render(chat, bad[i], 2, 1, 0, 1, &list, &err), ATTUNE_ERROR_ARGUMENT);
         assert_int_equal(list.n, 1);
@@ -241,6 +249,37 @@ static void refused_messages(void **state) {
     assert_int_equal(list.ids[0], 5);
     token_list_free(&list);
     chat_template_destroy(chat);
+}
+
+/* A content that cannot be encoded leaves the list as it was. */
+static void failure_half_way(void **state) {
+    static char *const tokens[] = {"<|im_start|>", "<|im_end|>", "u", "s", "e", "r", "\xc4\x8a"};
+    static const int32_t types[] = {3, 3, 1, 1, 1, 1, 1};
+    (void)state;
+    struct pairs p = {0};
+    pairs_text(&p, "tokenizer.ggml.model", "gpt2", 4);
+    pairs_text(&p, "tokenizer.ggml.pre", "smollm", 6);
+    pairs_texts(&p, "tokenizer.ggml.tokens", tokens, 7);
+    pairs_numbers(&p, "tokenizer.ggml.token_type", GGUF_I32, types, 7);
+    pairs_texts(&p, "tokenizer.ggml.merges", NULL, 0);
+    pairs_text(&p, "tokenizer.chat_template", GENERIC, strlen(GENERIC));
+    struct memory_file file = pairs_parse(&p);
+    struct tokenizer *tokenizer = NULL;
+    struct chat_template *chat = NULL;
+    assert_int_equal(tokenizer_create(file.gguf, &tokenizer, NULL), ATTUNE_OK);
+    assert_int_equal(chat_template_create(file.gguf, tokenizer, &chat, NULL), ATTUNE_OK);
+    struct token_list list = {0};
+    const attune_message messages[] = {{"user", "us"}, {"user", "me"}};
+    assert_int_equal(chat_template_render(chat, messages, 1, 1, 0, 0, &list, NULL), ATTUNE_OK);
+    assert_int_equal(list.n, 10);
+    attune_error err = {0};
+    assert_int_equal(chat_template_render(chat, messages, 2, 1, 0, 0, &list, &err), ATTUNE_ERROR_UNSUPPORTED);
+    assert_int_equal(list.n, 10);
+    assert_non_null(strstr(err.message, "0x6d"));
+    token_list_free(&list);
+    chat_template_destroy(chat);
+    tokenizer_destroy(tokenizer);
+    memory_file_close(&file);
 }
 
 /* ---- templates that are refused ---- */
@@ -256,7 +295,8 @@ static void refused(const char *source, size_t size, const char *words) {
 static void refused_templates(void **state) {
     static const char *const cases[][2] = {
         {"", "not ChatML"},
-        {"{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>' }}{% endfor %}",
+        {"{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>' }}"
+         "{% endfor %}",
          "starts \"{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|\""},
         {"<|im_start|><|im_end|>", "messages are not plain ChatML"},
         {"{{ bos_token }}" GENERIC, "bos_token"},
@@ -280,10 +320,12 @@ static void refused_templates(void **state) {
         {OWN("'<|im_start|>system\\nMine.<|im_end|>'"), "does not end"},
         {OWN("'<|im_start|>system\\nMine\\u0041.<|im_end|>\\n'"), "does not end"},
         {OWN("'<|im_start|>system\\nMine.' + '<|im_end|>\\n'"), "does not end"},
-        {OWN("'<|im_start|>system\\nA.<|im_end|>\\n'") OWN("'<|im_start|>system\\nB.<|im_end|>\\n'"), "two system messages"},
+        {OWN("'<|im_start|>system\\nA.<|im_end|>\\n'") OWN("'<|im_start|>system\\nB.<|im_end|>\\n'"),
+         "two system messages"},
     };
     (void)state;
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) refused(cases[i][0], strlen(cases[i][0]), cases[i][1]);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        refused(cases[i][0], strlen(cases[i][0]), cases[i][1]);
     refused(GENERIC "\0", sizeof GENERIC, "NUL");
     refused("no\nmarkers\x1b here", 16, "\"no?markers? here\"");
 }
@@ -357,10 +399,18 @@ static void missing_parts(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_small),       cmocka_unit_test(golden_smollm),      cmocka_unit_test(system_message),
-        cmocka_unit_test(supervised_tokens),  cmocka_unit_test(closing),            cmocka_unit_test(nothing_is_injected),
-        cmocka_unit_test(refused_messages),   cmocka_unit_test(refused_templates),  cmocka_unit_test(oversized_template),
-        cmocka_unit_test(damaged_templates),  cmocka_unit_test(missing_parts),
+        cmocka_unit_test(golden_small),
+        cmocka_unit_test(golden_smollm),
+        cmocka_unit_test(system_message),
+        cmocka_unit_test(supervised_tokens),
+        cmocka_unit_test(closing),
+        cmocka_unit_test(nothing_is_injected),
+        cmocka_unit_test(refused_messages),
+        cmocka_unit_test(refused_templates),
+        cmocka_unit_test(oversized_template),
+        cmocka_unit_test(damaged_templates),
+        cmocka_unit_test(missing_parts),
+        cmocka_unit_test(failure_half_way),
     };
     return cmocka_run_group_tests(tests, open_fixture, close_fixture);
 }

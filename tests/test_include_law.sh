@@ -45,9 +45,7 @@ files() {
 }
 
 include_lines() {
-    files "$1" -name '*.[ch]' | (cd "$1" && while IFS= read -r file; do
-        grep -n '^[[:space:]]*#[[:space:]]*include' "$file" /dev/null || :
-    done)
+    files "$1" -name '*.[ch]' | (cd "$1" && xargs grep -n '^[[:space:]]*#[[:space:]]*include' /dev/null) || :
 }
 
 check_includes() {
@@ -68,7 +66,7 @@ check_includes() {
             }
         }
         function wrong(message) { printf "%s:%s: %s\n", file, line, message }
-        BEGIN { table(law, may); delete may[""]; table(owners, owned) }
+        BEGIN { table(law, may); table(owners, owned) }
         {
             file = $0; sub(/:.*/, "", file)
             rest = substr($0, length(file) + 2)
@@ -98,38 +96,34 @@ check_found() {
         done
 }
 
-# A name tells where it is: one folder for a stem (gguf.h beside gguf.c), one place for a script.
+# A name tells where it is.
 check_names() {
     files "$1" -name '*.[ch]' -o -name '*.py' -o -name '*.sh' | awk '
         {
             name = $0; sub(/.*\//, "", name)
-            folder = substr($0, 1, length($0) - length(name))
-            stem = name
-            if (name ~ /\.[ch]$/) sub(/\.[ch]$/, ".[ch]", stem)
-            if (stem in at && at[stem] != folder) printf "%s: the name %s is taken by one in %s\n", $0, name, at[stem]
-            at[stem] = folder
+            if (name in at) printf "%s: there is %s already\n", $0, at[name]
+            at[name] = $0
         }'
 }
 
-# One binary runs on every machine of its kind: the instruction set is chosen at run time. What is installed
-# comes by package name, from wherever the machine is set up to look.
-check_text() {
-    files "$1" -name '*.[ch]' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' -o -name 'CMakePresets.json' \
-        -o -name '*.sh' -o -path './script/*' -o -path './.ci/*' | (cd "$1" && while IFS= read -r file; do
-        grep -n 'march=[n]ative' "$file" /dev/null | sed 's/:[^:]*$/: builds for one machine only/' || :
-        case $file in
-        *.c | *.h) ;;
-        *) grep -nE '[a-z]:[/][/]|--(extra-)?index-[u]rl|--find-[l]inks' "$file" /dev/null |
-            sed 's/^\([^:]*:[0-9]*\):.*/\1: names a place in the network/' || : ;;
-        esac
-    done)
+# One binary runs on every machine of its kind: the instruction set is chosen at run time.
+check_machine() {
+    files "$1" -name '*.[ch]' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name 'CMakePresets.json' \
+        -o -path './script/*' -o -path './.ci/*' | (cd "$1" && xargs grep -n 'march=[n]ative' /dev/null) |
+        sed 's/^\([^:]*:[0-9]*\):.*/\1: builds for one machine only/'
+}
+
+# What is installed or fetched comes by its package's name, from wherever the machine is set up to look.
+check_network() {
+    files "$1" -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' -o -name 'CMakePresets.json' -o -name '*.sh' \
+        -o -path './script/*' -o -path './.ci/*' |
+        (cd "$1" && xargs grep -nE '[a-z]:[/][/]|--(extra-)?index-[u]rl|--find-[l]inks' /dev/null) |
+        sed 's/^\([^:]*:[0-9]*\):.*/\1: names a place in the network/'
 }
 
 warn_long() {
-    files "$1" -name '*.[ch]' | (cd "$1" && while IFS= read -r file; do
-        lines=$(wc -l <"$file")
-        [ "$lines" -le 900 ] || printf 'warning: %s has %s lines\n' "$file" "$lines" >&2
-    done)
+    files "$1" -name '*.[ch]' | (cd "$1" && xargs wc -l) |
+        awk '$1 > 900 && $2 != "total" { printf "warning: %s has %s lines\n", $2, $1 }' >&2
 }
 
 check_tree() {
@@ -137,7 +131,8 @@ check_tree() {
     check_includes "$1"
     check_found "$1"
     check_names "$1"
-    check_text "$1"
+    check_machine "$1"
+    check_network "$1"
 }
 
 # ---- every rule fails on a tree that breaks it ----
@@ -195,7 +190,7 @@ self_check() {
     refused 'there is no adapters/gone.h' job/gone.c '#include "adapters/gone.h"'
     refused 'not <core/base/error.h>' datastore/rows.c '#include <core/base/error.h>'
     refused '<sqlite3.h> is not for energy/' energy/ledger.c '#include <sqlite3.h>'
-    refused 'the name error.c is taken' adapters/error.c '#include "core/base/error.h"'
+    refused 'there is core/base/error.c already' job/error.c '#include "core/base/error.h"'
     refused 'builds for one machine only' cmake/flags.cmake "add_compile_options(-march=$(printf native))"
     refused 'a place in the network' script/get "curl https:$(printf //)example.org/model"
     rm -rf "$small" "$small.said"

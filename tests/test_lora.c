@@ -118,7 +118,8 @@ static void test_init_values(void **state) {
 /* What a pair starts with depends on seed, layer and target alone. */
 static void test_init_is_keyed(void **state) {
     (void)state;
-    struct lora *all = make(4, LORA_ALL_TARGETS), *some = make(4, 1 << TARGET_V | 1 << TARGET_UP), *other = make(4, 127);
+    struct lora *all = make(4, LORA_ALL_TARGETS), *some = make(4, 1 << TARGET_V | 1 << TARGET_UP), 
+                *other = make(4, LORA_ALL_TARGETS);
     lora_init(all, &base.model, 5);
     lora_init(some, &base.model, 5);
     lora_init(other, &base.model, 6);

@@ -85,7 +85,8 @@ static void test_round_trip(void **state) {
                 assert_memory_equal(data + 12 * 4, q->b + 3 * (style ? 4 : 1), 12);
                 assert_memory_equal(data + 12 * 13, q->b + 3 * (style ? 13 : 8 + 3), 12); /* second head, j 1, i 1 */
             }
-            if (strstr(file->tensors[i].name, "layers.1.self_attn.v_proj.lora_B")) assert_memory_equal(data, v->b, 16 * 12);
+            if (strstr(file->tensors[i].name, "layers.1.self_attn.v_proj.lora_B"))
+                assert_memory_equal(data, v->b, 16 * 12);
         }
         safetensors_close(file);
 
@@ -164,7 +165,8 @@ static void check_deltas(const struct lora *lora, double factor) {
                 for (size_t r = 0; r < pair->rank; r++)
                     got += (double)pair->b[i / w->cols * pair->rank + r] * pair->a[r * w->cols + i % w->cols];
                 got *= pair->scale;
-                if (fabs(got - factor * want) > 2e-6) fail_msg("layer %zu target %zu element %zu: %g, not %g", l, t, i, got, want * factor);
+                if (fabs(got - factor * want) > 2e-6)
+                    fail_msg("layer %zu target %zu element %zu: %g, not %g", l, t, i, got, want * factor);
             }
         }
     }
@@ -251,8 +253,8 @@ static void test_config_refused(void **state) {
         expect_variant(unsupported[i][0], unsupported[i][1], ATTUNE_ERROR_UNSUPPORTED, unsupported[i][0]);
     static const char *const malformed[][2] = {
         {"peft_type", NULL},      {"r", NULL},           {"r", "0"},           {"r", "-3"},        {"r", "257"},
-        {"r", "3.0"},             {"r", "\"3\""},        {"lora_alpha", NULL}, {"lora_alpha", "0"}, {"lora_alpha", "1e300"},
-        {"lora_alpha", "65537"},  {"lora_alpha", "\"5\""}, {"use_rslora", "1"},
+        {"r", "3.0"},             {"r", "\"3\""},        {"lora_alpha", NULL}, {"lora_alpha", "0"},
+        {"lora_alpha", "1e300"},  {"lora_alpha", "65537"}, {"lora_alpha", "\"5\""}, {"use_rslora", "1"},
     };
     for (size_t i = 0; i < sizeof malformed / sizeof *malformed; i++)
         expect_variant(malformed[i][0], malformed[i][1], ATTUNE_ERROR_FORMAT, malformed[i][0]);
@@ -307,10 +309,10 @@ static void write_tensors(const char *name, const char *dtype, const char *shape
         "{\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[0,%zu]},"
         "\"base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight\":{\"dtype\":\"F32\",\"shape\":[16,1],"
         "\"data_offsets\":[%zu,%zu]},"
-        "\"base_model.model.model.layers.0.self_attn.v_proj.lora_A.default.weight\":{\"dtype\":\"F16\",\"shape\":[1,32],"
-        "\"data_offsets\":[%zu,%zu]},"
-        "\"base_model.model.model.layers.0.self_attn.v_proj.lora_B.default.weight\":{\"dtype\":\"BF16\",\"shape\":[16,1],"
-        "\"data_offsets\":[%zu,%zu]}}",
+        "\"base_model.model.model.layers.0.self_attn.v_proj.lora_A.default.weight\":{\"dtype\":\"F16\","
+        "\"shape\":[1,32],\"data_offsets\":[%zu,%zu]},"
+        "\"base_model.model.model.layers.0.self_attn.v_proj.lora_B.default.weight\":{\"dtype\":\"BF16\","
+        "\"shape\":[16,1],\"data_offsets\":[%zu,%zu]}}",
         name, dtype, shape, n, n, n + 64, n + 64, n + 128, n + 128, n + 160);
     assert_in_range(length, 1, HEADER_SIZE - 1);
     FILE *file = fopen(tensors_file(), "wb");

@@ -274,8 +274,8 @@ static void test_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reads),          cmocka_unit_test(test_header_length), cmocka_unit_test(test_offsets),
-        cmocka_unit_test(test_shapes),         cmocka_unit_test(test_json),          cmocka_unit_test(test_duplicate_keys),
-        cmocka_unit_test(test_long_name),      cmocka_unit_test(test_deep_and_wide), cmocka_unit_test(test_truncation),
+        cmocka_unit_test(test_shapes),         cmocka_unit_test(test_json),          cmocka_unit_test(test_long_name),
+        cmocka_unit_test(test_duplicate_keys), cmocka_unit_test(test_deep_and_wide), cmocka_unit_test(test_truncation),
         cmocka_unit_test(test_writes),         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

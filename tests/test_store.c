@@ -416,6 +416,37 @@ static void test_threads(void **state) {
     assert_int_equal(count_interactions(f), 3 * WRITES);
 }
 
+static void *thread_records_once(void *user) {
+    return record(user, "p", "r", 0, NULL, NULL) == ATTUNE_OK ? NULL : user;
+}
+
+/* A writer that waits for another one does not keep checkpoints away. */
+static void test_waiting_writer_lets_go(void **state) {
+    struct fixture *f = *state;
+    attune_store *patient = NULL;
+    sqlite3 *raw;
+    pthread_t thread;
+    void *failed;
+    int fd = open(in_home(f, "store.lock"), O_RDWR), got = -1;
+    OK(store_open_path(f->home, 60000, &patient, &f->err));
+    assert_int_equal(sqlite3_open(in_home(f, "store.db"), &raw), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(raw, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+    pthread_create(&thread, NULL, thread_records_once, patient);
+    usleep(100000);
+    for (int i = 0; got != 0 && i < 5000; i++) {
+        got = flock(fd, LOCK_EX | LOCK_NB);
+        if (got != 0) usleep(1000);
+    }
+    close(fd);
+    sqlite3_exec(raw, "ROLLBACK", NULL, NULL, NULL);
+    pthread_join(thread, &failed);
+    sqlite3_close(raw);
+    attune_store_close(patient);
+    assert_int_equal(got, 0);
+    assert_null(failed);
+    assert_int_equal(count_interactions(f), 1);
+}
+
 /* ---- crashes ---- */
 
 static void acknowledge(const char *home, int out) {
@@ -666,6 +697,7 @@ int main(void) {
         WITH_STORE(test_after_fork),
         WITH_STORE(test_two_processes),
         WITH_STORE(test_threads),
+        WITH_STORE(test_waiting_writer_lets_go),
         WITH_STORE(test_killed_writer),
         WITH_STORE(test_killed_around_commit),
         BARE(test_killed_while_creating),

@@ -1,5 +1,5 @@
 /* Tokens against llama.cpp's (tests/reference/tokens.py), bytes back, hostile vocabularies. */
-#include "tests/vocabulary.h"
+#include "tests/made_vocabulary.h"
 
 #include <pthread.h>
 
@@ -14,7 +14,7 @@ struct sample {
     int32_t types[ROOM];
     size_t n_tokens, n_types;
     enum gguf_kind type_kind;
-    char *merges[64];
+    char *merges[256];
     size_t n_merges;
     int64_t bos, eos, add_bos; /* -1: no such key */
     size_t n_scores;           /* 0: no such key */
@@ -209,10 +209,62 @@ static void golden_small(void **state) {
     }
 }
 
+/* Which class each character is of shows in what it is joined to. The ends of each run are looked at:
+ * between them the same properties hold. */
+static size_t put_utf8(char *out, uint32_t c) {
+    size_t n = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    static const unsigned lead[] = {0, 0, 0xc0, 0xe0, 0xf0};
+    for (size_t i = n; --i; c >>= 6) out[i] = (char)(0x80 | (c & 0x3f));
+    out[0] = (char)(lead[n] | c);
+    return n;
+}
+static void check_class(const struct tokenizer *t, uint32_t c, uint32_t kind) {
+    static const char fronts[] = ".a1";
+    for (uint32_t f = 0; f < 3; f++) {
+        char text[5] = {fronts[f]};
+        int32_t *ids;
+        (void)encode(t, text, 1 + put_utf8(text + 1, c), 0, &ids);
+        if ((ids[0] >= 256) != (f == kind)) fail_msg("U+%04X behind '%c' is not of class %u", c, fronts[f], kind);
+        free(ids);
+    }
+}
+static void classes_of_characters(void **state) {
+    (void)state;
+    struct sample *s = sample_new();
+    s->n_tokens = s->n_types = 256;
+    s->n_merges = 0;
+    for (size_t i = 0; i < 3 * (0xf5 - 0xc2); i++) {
+        char front = ".a1"[i / (0xf5 - 0xc2)], text[5] = {0};
+        unsigned lead = 0xc2 + (unsigned)(i % (0xf5 - 0xc2)); /* its letter is U+00C2 to U+00F4 */
+        snprintf(text, sizeof text, "%c%c%c", front, 0xc3, lead - 0x40);
+        (void)sample_token(s, text, 1);
+        snprintf(text, sizeof text, "%c %c%c", front, 0xc3, lead - 0x40);
+        s->merges[s->n_merges++] = own(s, text, 4);
+    }
+    struct opened o = sample_open(s);
+    struct golden g = golden_open("classes.bin");
+    uint32_t runs = golden_number(&g, 4);
+    assert_true(runs > 1000);
+    uint32_t first = golden_number(&g, 4), kind = golden_number(&g, 1);
+    assert_int_equal(first, 0x80);
+    for (uint32_t i = 0; i < runs; i++) {
+        uint32_t next = i + 1 < runs ? golden_number(&g, 4) : 0x110000;
+        check_class(o.tokenizer, first, kind);
+        check_class(o.tokenizer, first + (next - first) / 2, kind);
+        check_class(o.tokenizer, next - 1, kind);
+        first = next;
+        if (i + 1 < runs) kind = golden_number(&g, 1);
+    }
+    assert_int_equal(g.at, g.size);
+    free(g.data);
+    opened_close(&o);
+}
+
 /* ---- any bytes ---- */
 
 static void random_text(char *text, size_t size) {
-    static const char *const pieces[] = {"hello", " ", "\xff", "\xc3\xa9", "\xe4\xbd", "1", "\n", "\xf0\x9f\x98\x80", "'s", "\xc0\x80", "\xed\xa0\x80"};
+    static const char *const pieces[] = {"hello", " ",  "\xff", "\xc3\xa9", "\xe4\xbd", "1", "\n", "\xf0\x9f\x98\x80",
+                                         "'s",    "\xc0\x80", "\xed\xa0\x80"};
     for (size_t at = 0; at < size;) {
         const char *piece = pieces[random_below(sizeof pieces / sizeof *pieces)];
         for (; random_below(4) && *piece && at < size; piece++) text[at++] = *piece;
@@ -246,7 +298,16 @@ static void any_bytes_come_back(void **state) {
 /* Bytes that are no UTF-8 are cut as a symbol is: a word of their own, with a space in front. */
 static void invalid_bytes_are_symbols(void **state) {
     (void)state;
-    struct opened o = sample_open(sample_new());
+    struct sample *s = sample_new();
+    int32_t letter = (int32_t)sample_token(s, "q\xc3\xbf", 1), mark = (int32_t)sample_token(s, "!\xc3\xbf", 1);
+    int32_t space = (int32_t)sample_token(s, "\xc4\xa0\xc3\xbf", 1);
+    s->merges[s->n_merges++] = own(s, "q \xc3\xbf", 4);
+    s->merges[s->n_merges++] = own(s, "! \xc3\xbf", 4);
+    s->merges[s->n_merges++] = own(s, "\xc4\xa0 \xc3\xbf", 5);
+    struct opened o = sample_open(s);
+    ENCODES_TO(o.tokenizer, "q\xff q!\xff \xff", 0, 'q', 0xff, ' ', 'q', mark, space);
+    ENCODES_TO(o.tokenizer, "q\xc3\xbf", 0, 'q', 0xc3, 0xbf); /* the letter itself is two other bytes */
+    assert_int_equal(tokenizer_find(o.tokenizer, "q\xc3\xbf"), letter);
     ENCODES_TO(o.tokenizer, "hello\xff\xfehello", 0, 259, 0xff, 0xfe, 259);
     ENCODES_TO(o.tokenizer, "he\xc3llo", 0, 256, 0xc3, 'l', 258);
     ENCODES_TO(o.tokenizer, "hello \xe4\xbd", 0, 259, ' ', 0xe4, 0xbd);
@@ -257,7 +318,8 @@ static void invalid_bytes_are_symbols(void **state) {
 /* One character a million times over: quadratic work would not end. */
 static void long_words(void **state) {
     enum { SIZE = 1 << 20 };
-    static const char *const units[] = {"a", " ", "\n", "1", ".", "\xff", "\xc3\xa9", "hello", "a ", " \n", "  1", "'", "<user>", "<|endoftext|"};
+    static const char *const units[] = {"a",  " ",   "\n",  "1", ".",      "\xff",        "\xc3\xa9", "hello",
+                                        "a ", " \n", "  1", "'", "<user>", "<|endoftext|"};
     (void)state;
     struct gguf *gguf = open_golden_gguf("vocab_gpt2.gguf");
     struct tokenizer *t = NULL;
@@ -324,6 +386,7 @@ static void special_tokens(void **state) {
     int32_t unused = (int32_t)sample_token(s, "hell", 5);
     int32_t byte = (int32_t)sample_token(s, "<0x0A>", 6);
     int32_t spaced = (int32_t)sample_token(s, "a b\xc4\xa0", 4);
+    int32_t overlong = (int32_t)sample_token(s, "\xc1\x81\xc4", 1);
     s->eos = 'e';
     struct opened o = sample_open(s);
     const struct tokenizer *t = o.tokenizer;
@@ -341,6 +404,8 @@ static void special_tokens(void **state) {
     assert_memory_equal(tokenizer_piece(t, spaced, &size), "a b\xc4\xa0", 5);
     assert_int_equal(size, 5);
     assert_memory_equal(tokenizer_piece(t, unused, &size), "hell", 4);
+    assert_memory_equal(tokenizer_piece(t, overlong, &size), "\xc1\x81\xc4", 3);
+    assert_int_equal(size, 3);
     assert_memory_equal(tokenizer_piece(t, byte, &size), "\n", 1);
     assert_int_equal(size, 1);
     assert_memory_equal(tokenizer_piece(t, 0x20, &size), " ", 1);
@@ -350,7 +415,8 @@ static void special_tokens(void **state) {
     assert_int_equal(tokenizer_find(t, "<u>"), user);
     assert_int_equal(tokenizer_find(t, "nothing"), -1);
     assert_int_equal(tokenizer_find(t, ""), -1);
-    assert_true(tokenizer_is_end(t, end) && tokenizer_is_end(t, 'e') && !tokenizer_is_end(t, user) && !tokenizer_is_end(t, -1));
+    assert_true(tokenizer_is_end(t, end) && tokenizer_is_end(t, 'e'));
+    assert_false(tokenizer_is_end(t, user) || tokenizer_is_end(t, -1));
     assert_true(tokenizer_is_special(t, end) && tokenizer_is_special(t, user) && !tokenizer_is_special(t, 'e'));
     assert_false(tokenizer_is_special(t, 1 << 30));
     opened_close(&o);
@@ -394,6 +460,28 @@ static void whole_words(void **state) {
         else
             ENCODES_TO(o.tokenizer, " xyz", 0, ' ', 'x', 'y', 'z');
         ENCODES_TO(o.tokenizer, "abc", 0, 'a', 'b', 'c');
+        opened_close(&o);
+    }
+}
+
+/* A contraction is cut off whatever follows; llama.cpp's newer expressions take capitals too. */
+static void contractions(void **state) {
+    (void)state;
+    for (int any_case = 0; any_case < 2; any_case++) {
+        struct sample *s = sample_new();
+        s->pre = any_case ? "qwen2" : "gpt-2";
+        int32_t small = (int32_t)sample_token(s, "kk", 1), capital = (int32_t)sample_token(s, "SS", 1);
+        (void)sample_token(s, "ss", 1);
+        s->merges[s->n_merges++] = own(s, "s s", 3);
+        s->merges[s->n_merges++] = own(s, "S S", 3);
+        s->merges[s->n_merges++] = own(s, "k k", 3);
+        struct opened o = sample_open(s);
+        ENCODES_TO(o.tokenizer, "'ss", 0, '\'', 's', 's');
+        ENCODES_TO(o.tokenizer, "'kk", 0, '\'', small);
+        if (any_case)
+            ENCODES_TO(o.tokenizer, "'SS", 0, '\'', 'S', 'S');
+        else
+            ENCODES_TO(o.tokenizer, "'SS", 0, '\'', capital);
         opened_close(&o);
     }
 }
@@ -596,15 +684,26 @@ static void shared_by_threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_smollm),         cmocka_unit_test(golden_small),
-        cmocka_unit_test(any_bytes_come_back),   cmocka_unit_test(invalid_bytes_are_symbols),
-        cmocka_unit_test(long_words),            cmocka_unit_test(counts_past_the_capacity),
-        cmocka_unit_test(missing_byte),          cmocka_unit_test(special_tokens),
-        cmocka_unit_test(ids_that_are_not_there), cmocka_unit_test(whole_words),
-        cmocka_unit_test(ranks),                 cmocka_unit_test(empty_tokens),
-        cmocka_unit_test(hostile_models),        cmocka_unit_test(hostile_arrays),
-        cmocka_unit_test(hostile_tokens),        cmocka_unit_test(hostile_ids),
-        cmocka_unit_test(hostile_merges),        cmocka_unit_test(colliding_tokens),
+        cmocka_unit_test(golden_smollm),
+        cmocka_unit_test(golden_small),
+        cmocka_unit_test(classes_of_characters),
+        cmocka_unit_test(any_bytes_come_back),
+        cmocka_unit_test(invalid_bytes_are_symbols),
+        cmocka_unit_test(long_words),
+        cmocka_unit_test(counts_past_the_capacity),
+        cmocka_unit_test(missing_byte),
+        cmocka_unit_test(special_tokens),
+        cmocka_unit_test(ids_that_are_not_there),
+        cmocka_unit_test(whole_words),
+        cmocka_unit_test(contractions),
+        cmocka_unit_test(ranks),
+        cmocka_unit_test(empty_tokens),
+        cmocka_unit_test(hostile_models),
+        cmocka_unit_test(hostile_arrays),
+        cmocka_unit_test(hostile_tokens),
+        cmocka_unit_test(hostile_ids),
+        cmocka_unit_test(hostile_merges),
+        cmocka_unit_test(colliding_tokens),
         cmocka_unit_test(shared_by_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -57,20 +57,25 @@ static int expect_text(const struct gguf *g, const char *key, const char *wanted
     return ATTUNE_OK;
 }
 
-static int read_vector(const struct gguf *g, const char *name, float *out, size_t n, const char *path,
+static int find_vector(const struct gguf *g, const char *name, size_t n, const unsigned char **out, const char *path,
                        attune_error *err) {
     const struct gguf_tensor *tensor = gguf_tensor_find(g, name);
     if (!tensor || tensor->type != BLOCK_F32 || tensor->n_dims != 1 || tensor->dims[0] != n)
         return error_set(err, ATTUNE_ERROR_FORMAT, path, "the checkpoint has no tensor %s of %zu floats", name, n);
-    memcpy(out, tensor->data, n * sizeof(float));
-    for (size_t i = 0; i < n; i++)
-        if (!isfinite(out[i]))
+    for (size_t i = 0; i < n; i++) {
+        float value;
+        memcpy(&value, tensor->data + i * sizeof value, sizeof value);
+        if (!isfinite(value))
             return error_set(err, ATTUNE_ERROR_FORMAT, path, "tensor %s holds a value that is not finite at %zu", name, i);
+    }
+    *out = tensor->data;
     return ATTUNE_OK;
 }
 
+/* All is checked before anything is changed. */
 static int read_trainer(const struct gguf *g, struct trainer *t, const char *path, attune_error *err) {
     char configuration[512];
+    const unsigned char *parameters, *m, *v;
     uint64_t step, dropped;
     configuration_text(&t->config, configuration, sizeof configuration);
     int code = expect_text(g, "attune.base.sha256", t->model->sha256, path, err);
@@ -78,10 +83,13 @@ static int read_trainer(const struct gguf *g, struct trainer *t, const char *pat
     if (code == ATTUNE_OK) code = expect_text(g, "attune.kernels", kernels_get()->name, path, err);
     if (code == ATTUNE_OK) code = gguf_get_u64(g, "attune.optimizer.step", &step, err);
     if (code == ATTUNE_OK) code = gguf_get_u64(g, "attune.dropped", &dropped, err);
-    if (code == ATTUNE_OK) code = read_vector(g, "parameters", t->lora->parameters, t->lora->n, path, err);
-    if (code == ATTUNE_OK) code = read_vector(g, "moment.first", t->adamw.m, t->lora->n, path, err);
-    if (code == ATTUNE_OK) code = read_vector(g, "moment.second", t->adamw.v, t->lora->n, path, err);
+    if (code == ATTUNE_OK) code = find_vector(g, "parameters", t->lora->n, &parameters, path, err);
+    if (code == ATTUNE_OK) code = find_vector(g, "moment.first", t->lora->n, &m, path, err);
+    if (code == ATTUNE_OK) code = find_vector(g, "moment.second", t->lora->n, &v, path, err);
     if (code != ATTUNE_OK) return code;
+    memcpy(t->lora->parameters, parameters, t->lora->n * sizeof(float));
+    memcpy(t->adamw.m, m, t->lora->n * sizeof(float));
+    memcpy(t->adamw.v, v, t->lora->n * sizeof(float));
     t->adamw.step = step;
     t->dropped = dropped;
     return ATTUNE_OK;

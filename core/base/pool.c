@@ -48,12 +48,22 @@ static inline void relax(void) {
 #endif
 }
 
+/* The pool whose task this thread is in, and as which worker. */
+static _Thread_local struct pool *inside;
+static _Thread_local int inside_worker;
+
 static void drain(struct pool *pool, int worker) {
+    struct pool *outer = inside;
+    int outer_worker = inside_worker;
+    inside = pool;
+    inside_worker = worker;
     for (;;) {
         size_t i = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
         if (i >= pool->count || atomic_load_explicit(&pool->cancelled, memory_order_relaxed)) break;
         pool->task(pool->argument, i, worker);
     }
+    inside = outer;
+    inside_worker = outer_worker;
 }
 
 static void *work(void *argument) {
@@ -141,14 +151,16 @@ void pool_destroy(struct pool *pool) {
 
 int pool_threads(const struct pool *pool) { return pool->threads; }
 
+/* In this thread alone. */
+static void run_here(struct pool *pool, size_t count, void (*task)(void *, size_t, int), void *argument, int worker) {
+    for (size_t i = 0; i < count && !atomic_load_explicit(&pool->cancelled, memory_order_relaxed); i++)
+        task(argument, i, worker);
+}
+
 void pool_run(struct pool *pool, size_t count, void (*task)(void *, size_t, int), void *argument) {
     if (count == 0) return;
-    if (pool->threads == 1 || count == 1) {
-        /* Worker 0's scratch is the caller's: still one caller at a time. */
-        pthread_mutex_lock(&pool->caller);
-        for (size_t i = 0; i < count && !atomic_load_explicit(&pool->cancelled, memory_order_relaxed); i++)
-            task(argument, i, 0);
-        pthread_mutex_unlock(&pool->caller);
+    if (inside == pool) { /* out of a task: waiting for the others would be for ever */
+        run_here(pool, count, task, argument, inside_worker);
         return;
     }
     pthread_mutex_lock(&pool->caller);
@@ -156,6 +168,11 @@ void pool_run(struct pool *pool, size_t count, void (*task)(void *, size_t, int)
     pool->argument = argument;
     pool->count = count;
     atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+    if (pool->threads == 1 || count == 1) { /* as worker 0, whose scratch it is: still one caller at a time */
+        drain(pool, 0);
+        pthread_mutex_unlock(&pool->caller);
+        return;
+    }
     atomic_store_explicit(&pool->busy, pool->threads - 1, memory_order_relaxed);
     pthread_mutex_lock(&pool->lock);
     atomic_fetch_add_explicit(&pool->generation, 1, memory_order_release);

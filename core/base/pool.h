@@ -16,7 +16,8 @@ int pool_create(int threads, struct pool **out, attune_error *err);
 void pool_destroy(struct pool *pool);
 int pool_threads(const struct pool *pool);
 /* Calls task(argument, i, worker) once for each i in [0, count), worker in [0, pool_threads).
- * Returns when all are done. One caller at a time: others wait. */
+ * Returns when all are done. One caller at a time: others wait. Out of a task of the same pool: all in
+ * this thread, as the task's worker. */
 void pool_run(struct pool *pool, size_t count, void (*task)(void *argument, size_t i, int worker), void *argument);
 /* A flag that long tasks look at between tiles. A cancelled pool_run skips the tasks not begun;
  * what they would have written is undefined. Async-signal-safe. */

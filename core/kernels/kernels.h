@@ -1,7 +1,8 @@
 /* Kernel tables: one per instruction set, one file each, one selector run once.
  *
- * The scalar table is the reference that the others are tested against. Every function works on any
- * alignment and any n (quantized types: whole blocks). None allocates. All are thread-safe. */
+ * The scalar table is the reference that the others are tested against. Rows of blocks may lie at any
+ * address, floats where a float may; any n will do (quantized types: whole blocks). None allocates.
+ * All are thread-safe. */
 #ifndef CORE_KERNELS_KERNELS_H
 #define CORE_KERNELS_KERNELS_H
 
@@ -17,8 +18,8 @@ struct kernels {
     /* sum_i dequantized(row)[i] * x[i] for a row of n elements */
     float (*row_dot[BLOCK_TYPE_LIMIT])(const void *row, const float *x, size_t n);
     /* out[r] = row_dot of row r (at rows + r * row_bytes), bit for bit: how rows are grouped in calls does not
-     * show. What depends on x alone is computed once a call, so 16 rows or more a call are up to 1.5 times as
-     * fast as one by one. */
+     * show. What depends on x alone is computed once a call: 16 rows or more a call are up to twice as fast as
+     * one by one. */
     void (*row_dots[BLOCK_TYPE_LIMIT])(float *out, const void *rows, size_t row_bytes, size_t n_rows, const float *x,
                                        size_t n);
 

@@ -36,8 +36,8 @@ static blasint dimension(size_t value) {
 void gemm_openblas(int transpose_a, int transpose_b, size_t m, size_t n, size_t k, float alpha, const float *a,
                    size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc) {
     if (m == 0 || n == 0) return;
-    if (k == 0 || alpha == 0) { /* only beta C is left, and A and B may be absent */
-        kernels_scalar.gemm(transpose_a, transpose_b, m, n, 0, alpha, a, lda, b, ldb, beta, c, ldc);
+    if (k == 0 || alpha == 0) { /* OpenBLAS's kernels for small matrices multiply A and B by an alpha of 0 */
+        kernels_scalar.gemm(transpose_a, transpose_b, m, n, 0, 0, a, lda, b, ldb, beta, c, ldc);
         return;
     }
     assert(lda >= (transpose_a ? m : k) && ldb >= (transpose_b ? k : n) && ldc >= n);

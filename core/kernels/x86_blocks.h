@@ -255,8 +255,9 @@ LANE void values_k(float *dst, const uint8_t *block, size_t n, int five) {
         read_parts(&parts, block);
 #pragma GCC unroll 4
         for (int pair = 0; pair < 4; pair++, dst += 64) {
-            floats low_scale = v_splat(parts.scales[2 * pair]), low_minimum = v_splat(-parts.minima[2 * pair]);
-            floats high_scale = v_splat(parts.scales[2 * pair + 1]), high_minimum = v_splat(-parts.minima[2 * pair + 1]);
+            const float *scales = parts.scales + 2 * pair, *minima = parts.minima + 2 * pair;
+            floats low_scale = v_splat(scales[0]), high_scale = v_splat(scales[1]);
+            floats low_minimum = v_splat(-minima[0]), high_minimum = v_splat(-minima[1]);
 #pragma GCC unroll 4
             for (size_t k = 0; k < 32; k += LANES) {
                 struct quants q = read_k_quants(block, pair, k, five);

@@ -225,8 +225,9 @@ int chat_template_create(const struct gguf *gguf, const struct tokenizer *tokeni
     int code = gguf_get_string(gguf, key, &source, err);
     if (code != ATTUNE_OK) return code;
     if (source.size > SOURCE_BYTES_MAX)
-        return error_set(err, ATTUNE_ERROR_UNSUPPORTED, key, "the chat template is %zu bytes long; attune takes at most %d",
-                         source.size, (int)SOURCE_BYTES_MAX);
+        return error_set(err, ATTUNE_ERROR_UNSUPPORTED, key,
+                         "the chat template is %zu bytes long; attune takes at most %d", source.size,
+                         (int)SOURCE_BYTES_MAX);
     struct chat_template *chat = calloc(1, sizeof *chat);
     if (!chat) return error_set_memory(err, "a chat template", sizeof *chat);
     chat->tokenizer = tokenizer;

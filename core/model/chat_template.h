@@ -8,6 +8,8 @@
 
 struct chat_template; /* immutable */
 
+/* Borrows the tokenizer, keeps nothing of the gguf. ATTUNE_ERROR_UNSUPPORTED: no template, or one that
+ * is not plain ChatML; the message says what is wrong and how the template starts. */
 int chat_template_create(const struct gguf *gguf, const struct tokenizer *tokenizer, struct chat_template **out,
                          attune_error *err);
 void chat_template_destroy(struct chat_template *chat);

@@ -36,7 +36,7 @@ static int take(struct binding *b, const char *name, size_t rows, size_t cols, c
 }
 
 static int bind_matrix(struct binding *b, const char *name, size_t rows, size_t cols, struct matrix *out) {
-    const struct gguf_tensor *t;
+    const struct gguf_tensor *t = NULL;
     int code = take(b, name, rows, cols, &t);
     if (code) return code;
     if (!block_format_get(t->type))
@@ -49,7 +49,7 @@ static int bind_matrix(struct binding *b, const char *name, size_t rows, size_t 
 /* n floats: the file's own where they are F32 and aligned, else a copy in the arena. *out is NULL in the first
  * round for what will be copied. positive: zero and below are refused. */
 static int bind_floats(struct binding *b, const char *name, size_t n, int positive, const float **out) {
-    const struct gguf_tensor *t;
+    const struct gguf_tensor *t = NULL;
     int code = take(b, name, 1, n, &t);
     if (code) return code;
     if (t->type != BLOCK_F32 && t->type != BLOCK_F16 && t->type != BLOCK_BF16) {

@@ -85,17 +85,29 @@ static size_t put_character(char *out, unsigned c) {
     return 2;
 }
 
+/* The byte that each character stands for, -1 for characters outside of the alphabet. */
+struct alphabet {
+    int16_t bytes[ALPHABET_END];
+};
+static void alphabet_fill(struct alphabet *alphabet) {
+    for (unsigned c = 0; c < ALPHABET_END; c++) alphabet->bytes[c] = -1;
+    for (unsigned b = 0; b < 256; b++) alphabet->bytes[letter_of(b)] = (int16_t)b;
+}
+
 /* The bytes that a token's text stands for, at most size of them. What is not of the alphabet stays. */
-static size_t decode_text(char *out, const char *text, size_t size, const uint8_t to_byte[ALPHABET_END],
-                          const uint8_t known[ALPHABET_END]) {
+static size_t decode_text(char *out, const char *text, size_t size, const struct alphabet *alphabet) {
     size_t n = 0;
     for (size_t i = 0; i < size;) {
-        unsigned a = (unsigned char)text[i], b = i + 1 < size ? (unsigned char)text[i + 1] : 0;
-        unsigned c = a < 0x80 ? a : (a & 0x1f) << 6 | (b & 0x3f);
-        size_t bytes = a < 0x80 ? 1 : 2;
-        int two = (a & 0xe0) == 0xc0 && (b & 0xc0) == 0x80;
-        if ((a < 0x80 || (two && c >= 0x80)) && c < ALPHABET_END && known[c]) {
-            out[n++] = (char)to_byte[c];
+        unsigned a = (unsigned char)text[i], b = i + 1 < size ? (unsigned char)text[i + 1] : 0, c = ALPHABET_END;
+        size_t bytes = 1;
+        if (a < 0x80) {
+            c = a;
+        } else if (a >= 0xc2 && a <= 0xdf && (b & 0xc0) == 0x80) {
+            c = (a & 0x1f) << 6 | (b & 0x3f);
+            bytes = 2;
+        }
+        if (c < ALPHABET_END && alphabet->bytes[c] >= 0) {
+            out[n++] = (char)alphabet->bytes[c];
             i += bytes;
         } else {
             out[n++] = text[i++];
@@ -106,7 +118,7 @@ static size_t decode_text(char *out, const char *text, size_t size, const uint8_
 
 /* ---- tables: open addressing with linear probing, filled to one half at most ---- */
 
-/* Of a text in two parts. A polynomial, so that a window's can be rolled along a text. */
+/* Goes on from the hash of what stands before. A polynomial, so that a window can be rolled along a text. */
 #define HASH_FACTOR 0x9e3779b97f4a7c15u
 static uint64_t text_hash(uint64_t hash, const char *text, size_t size) {
     for (size_t i = 0; i < size; i++) hash = hash * HASH_FACTOR + (unsigned char)text[i] + 1;
@@ -161,6 +173,8 @@ static int refuse_collisions(const char *where, attune_error *err) {
 }
 
 /* ---- opening ---- */
+
+#define QUOTE(string) excerpt_of((string).data, (string).size).text
 
 /* An array that must be there and be strings. */
 static int string_array(const struct gguf *gguf, const char *key, size_t most, const struct gguf_pair **out,
@@ -264,7 +278,8 @@ static int measure_texts(struct tokenizer *t, size_t *bytes, attune_error *err) 
         if (size > t->longest) t->longest = size;
     }
     if (sum > UINT32_MAX)
-        return error_set(err, ATTUNE_ERROR_FORMAT, "tokenizer.ggml.tokens", "the tokens' texts are %zu bytes long", sum);
+        return error_set(err, ATTUNE_ERROR_FORMAT, "tokenizer.ggml.tokens", "the tokens' texts are %zu bytes long",
+                         sum);
     *bytes = sum;
     return ATTUNE_OK;
 }
@@ -280,7 +295,7 @@ static int index_texts(struct tokenizer *t, attune_error *err) {
         int64_t slot = text_slot(t, hash, text->data, text->size, NULL, 0, REACH_MAX, &found);
         if (found >= 0)
             return error_set(err, ATTUNE_ERROR_FORMAT, where, "tokens %d and %zu are the same: \"%s\"", (int)found, id,
-                             excerpt_of(text->data, text->size).text);
+                             QUOTE(*text));
         if (slot < 0) return refuse_collisions(where, err);
         t->text_slots[slot] = (uint32_t)id + 1;
         size_t far = distance((size_t)slot, random_mix(hash) & t->text_mask, t->text_mask);
@@ -291,24 +306,21 @@ static int index_texts(struct tokenizer *t, attune_error *err) {
 
 /* kinds and pieces from the types (nullable: all are normal). */
 static int read_types(struct tokenizer *t, const unsigned char *types, attune_error *err) {
-    uint8_t to_byte[ALPHABET_END] = {0}, known[ALPHABET_END] = {0};
-    for (unsigned b = 0; b < 256; b++) {
-        to_byte[letter_of(b)] = (uint8_t)b;
-        known[letter_of(b)] = 1;
-    }
+    struct alphabet alphabet;
+    alphabet_fill(&alphabet);
     uint32_t at = 0;
     for (size_t id = 0; id < t->V; id++) {
         const struct gguf_string *text = &t->texts[id];
         int32_t type = types ? little_i32(types + 4 * id) : 1;
         t->piece_at[id] = at;
         if (type < 0 || type > TYPE_BYTE)
-            return error_set(err, ATTUNE_ERROR_FORMAT, "tokenizer.ggml.token_type", "token %zu is of type %d, and there "
-                             "are 0 to %d", id, (int)type, (int)TYPE_BYTE);
+            return error_set(err, ATTUNE_ERROR_FORMAT, "tokenizer.ggml.token_type",
+                             "token %zu is of type %d, and there are 0 to %d", id, (int)type, (int)TYPE_BYTE);
         if (type == TYPE_BYTE) {
             int byte = byte_of_text(text);
             if (byte < 0)
                 return error_set(err, ATTUNE_ERROR_FORMAT, "tokenizer.ggml.tokens",
-                                 "token %zu is of the type byte, but its text is \"%s\", not <0xHH>", id, excerpt_of(text->data, text->size).text);
+                                 "token %zu is of the type byte, but its text is \"%s\", not <0xHH>", id, QUOTE(*text));
             t->pieces[at++] = (char)byte;
             continue;
         }
@@ -318,7 +330,7 @@ static int read_types(struct tokenizer *t, const unsigned char *types, attune_er
             memcpy(t->pieces + at, text->data, text->size);
             at += (uint32_t)text->size;
         } else {
-            at += (uint32_t)decode_text(t->pieces + at, text->data, text->size, to_byte, known);
+            at += (uint32_t)decode_text(t->pieces + at, text->data, text->size, &alphabet);
         }
     }
     t->piece_at[t->V] = at;
@@ -335,7 +347,7 @@ static void find_bytes(struct tokenizer *t) {
 }
 
 static int refuse_merge(size_t rank, const struct gguf_string *text, const char *what, attune_error *err) {
-    return error_set(err, ATTUNE_ERROR_FORMAT, "tokenizer.ggml.merges", "merge %zu, \"%s\", %s", rank, excerpt_of(text->data, text->size).text,
+    return error_set(err, ATTUNE_ERROR_FORMAT, "tokenizer.ggml.merges", "merge %zu, \"%s\", %s", rank, QUOTE(*text),
                      what);
 }
 
@@ -416,17 +428,17 @@ static int check_model(const struct gguf *gguf, struct pretokenizer **pre, attun
     if (code != ATTUNE_OK) return code;
     if (model.size != 4 || memcmp(model.data, "gpt2", 4) != 0)
         return error_set(err, ATTUNE_ERROR_UNSUPPORTED, "tokenizer.ggml.model",
-                         "the tokenizer \"%s\" is not supported; attune knows byte-level BPE (\"gpt2\")", excerpt_of(model.data, model.size).text);
+                         "the tokenizer \"%s\" is not supported; attune knows byte-level BPE (\"gpt2\")", QUOTE(model));
     if (!gguf_find(gguf, "tokenizer.ggml.pre"))
         return error_set(err, ATTUNE_ERROR_UNSUPPORTED, "tokenizer.ggml.pre",
-                         "the file does not name its pre-tokenizer, which means \"default\", and that is not supported; "
-                         "convert the model again with a current converter");
+                         "the file does not name its pre-tokenizer, which means \"default\", and that is not "
+                         "supported; convert the model again with a current converter");
     code = gguf_get_string(gguf, "tokenizer.ggml.pre", &name, err);
     return code == ATTUNE_OK ? pretokenizer_create(name.data, name.size, pre, err) : code;
 }
 
 static int load(struct tokenizer *t, const struct gguf *gguf, attune_error *err) {
-    const struct gguf_pair *tokens, *merges, *types, *scores;
+    const struct gguf_pair *tokens = NULL, *merges = NULL, *types = NULL, *scores = NULL;
     size_t bytes = 0;
     int code = check_model(gguf, &t->pre, err);
     if (code == ATTUNE_OK) code = string_array(gguf, "tokenizer.ggml.tokens", TOKENS_MAX, &tokens, err);

@@ -20,13 +20,16 @@ int tokenizer_adds_bos(const struct tokenizer *tokenizer);
 int tokenizer_is_end(const struct tokenizer *tokenizer, int32_t id);
 int tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id); /* control or user-defined */
 
-/* special: control tokens in the text are recognised. Any bytes are taken, invalid UTF-8 too. No bos
- * is added. *n is the number needed, ids past capacity are not written. */
+/* special: control tokens in the text are recognised; without it they stay characters, and only
+ * user-defined tokens (runs of spaces, say) are. Any bytes are taken, invalid UTF-8 too, and the pieces of
+ * the tokens are those bytes. A vocabulary may lack a byte (SmolLM2's has no token for U+0004, for one): a
+ * text with it is ATTUNE_ERROR_UNSUPPORTED. No bos is added. *n is the number needed, ids past capacity
+ * are not written. */
 int tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t length, int special, int32_t *ids,
                      size_t capacity, size_t *n, attune_error *err);
 /* Bytes of one token (special tokens: their text), borrowed; *size its length. NULL: no such id. */
 const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, size_t *size);
-/* Id of a token by its exact text (special ones), -1 if none. */
+/* Id of the token whose text in the vocabulary is this, -1 if none. Meant for special tokens. */
 int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *text);
 
 #endif

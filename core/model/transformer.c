@@ -126,7 +126,7 @@ static void attend(const struct layer_run *r) {
                      r->cache->context, m->H, m->KV, m->D);
 }
 
-/* Up to x2 and h2, gate, up, act: all that the backward needs. */
+/* All that the backward needs but x A^T of the last matrix, which only layer_forward multiplies with. */
 static void layer_activate(const struct layer_run *r, const float *x) {
     const struct model *m = r->model;
     struct activations *a = r->a;
@@ -343,7 +343,10 @@ static void backward_layers(struct training_pass *p, const struct weights *w, co
     for (size_t l = m->L; l-- > 0 && !pool_cancelled(p->ops.pool);) {
         struct layer_run r = run_of(p, w, batch, l, dropout, dropout_key);
         const float *x = p->checkpoints + l * batch->T * m->C;
-        if (l + 1 < m->L) layer_activate(&r, x);
+        if (l + 1 < m->L) {
+            layer_activate(&r, x);
+            add_pair(&r, TARGET_DOWN, NULL, p->a.act);
+        }
         layer_backward(&r, &p->d, &gradients[l], x, l == 0);
     }
 }

@@ -70,13 +70,11 @@ static void forward_few(void *argument, size_t i, int worker) {
     const struct matrix *w = job->w;
     (void)worker;
     size_t r0 = i * few_rows(job), r1 = min_size(r0 + few_rows(job), w->rows);
-    float (*row_dot)(const void *, const float *, size_t) = f->ops->kernels->row_dot[w->type];
-    for (size_t r = r0; r < r1; r++) {
-        const unsigned char *row = (const unsigned char *)w->data + r * w->row_bytes;
-        for (size_t t = 0; t < f->T; t++) {
-            float sum = row_dot(row, job->x + t * w->cols, w->cols);
-            job->y[t * w->rows + r] = job->bias ? sum + job->bias[r] : sum;
-        }
+    for (size_t t = 0; t < f->T; t++) {
+        float *y = job->y + t * w->rows + r0;
+        f->ops->kernels->row_dots[w->type](y, (const unsigned char *)w->data + r0 * w->row_bytes, w->row_bytes, r1 - r0,
+                                           job->x + t * w->cols, w->cols);
+        if (job->bias) add_bias(y, job->bias + r0, r1 - r0);
     }
 }
 
@@ -167,9 +165,9 @@ static void pair_forward_few(const struct pair *p) {
     const struct kernels *kernels = p->ops->kernels;
     size_t R = p->pair->rank;
     for (size_t t = 0; t < p->T; t++) {
-        float *xa = p->xa + t * R, *y = p->y + t * p->rows;
+        float *xa = p->xa + t * R, *y = p->y ? p->y + t * p->rows : NULL;
         for (size_t r = 0; r < R; r++) xa[r] = kernels->dot(p->x + t * p->cols, p->pair->a + r * p->cols, p->cols);
-        for (size_t i = 0; i < p->rows; i++) {
+        for (size_t i = 0; y && i < p->rows; i++) {
             float sum = 0;
             for (size_t r = 0; r < R; r++) sum += xa[r] * p->pair->b[i * R + r];
             y[i] += p->pair->scale * sum;
@@ -183,6 +181,7 @@ static void pair_forward_chunk(void *argument, size_t i, int worker) {
     (void)worker;
     size_t R = p->pair->rank, t0 = i * PAIR_CHUNK, n = min_size(PAIR_CHUNK, p->T - t0);
     kernels->gemm(0, 1, n, R, p->cols, 1.0f, p->x + t0 * p->cols, p->cols, p->pair->a, p->cols, 0.0f, p->xa + t0 * R, R);
+    if (!p->y) return;
     kernels->gemm(0, 1, n, p->rows, R, p->pair->scale, p->xa + t0 * R, R, p->pair->b, R, 1.0f, p->y + t0 * p->rows,
                   p->rows);
 }

@@ -47,7 +47,7 @@ void linear_forward_group(const struct ops *ops, const struct linear *jobs, size
 /* dx(T, cols) (+)= dy(T, rows) W. accumulate 0: overwrites. */
 void linear_backward(const struct ops *ops, float *dx, const float *dy, const struct matrix *w, size_t T,
                      int accumulate);
-/* y += scale (x A^T) B^T; xa(T, R) is kept for the backward. */
+/* y += scale (x A^T) B^T; xa(T, R) = x A^T is kept for the backward. y NULL: xa alone. */
 void low_rank_forward(const struct ops *ops, float *y, float *xa, const float *x, const struct low_rank *pair,
                       size_t rows, size_t cols, size_t T);
 /* dx += scale (dy B) A; da += scale (dy B)^T x; db += scale dy^T xa. x is what the pair saw (after

@@ -105,7 +105,7 @@ def main():
         got = logits_of_llama(base_path, ours, ids) - logits_of_llama(base_path, None, ids)
         correlation = float(np.corrcoef(got.ravel(), want.ravel())[0, 1])
         ratio = float(np.linalg.norm(got) / np.linalg.norm(want))
-        print(f"llama.cpp: effect of the adapter on the logits, correlation with PEFT's {correlation:.5f}, size {ratio:.4f}")
+        print(f"llama.cpp: the adapter's effect on logits: correlation with PEFT's {correlation:.5f}, size {ratio:.4f}")
         assert correlation > 0.99 and abs(ratio - 1) < 0.05
 
 

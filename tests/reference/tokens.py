@@ -15,6 +15,11 @@ tokens_smollm.bin (of the model given), tokens_gpt2.bin, tokens_llama.bin, token
         u16  ids, and the ids: u16 each, u32 with flag 2
     Only texts that llama.cpp gives back byte for byte are in it.
 
+classes.bin
+    What each code point from U+0080 on is to the gpt-2 expression, in runs. Little-endian. u32 runs; for
+    each u32 first code point, u8 class: 0 symbol, 1 letter, 2 number, 3 space. The last run ends at U+10FFFF.
+    Learnt from a vocabulary whose merges join a letter, a digit or a full stop to what stands behind it.
+
 chat.bin (over vocab_qwen2.gguf) and chat_smollm.bin (over the model given)
     Little-endian. u32 templates; for each
         u16  bytes, and the template's source
@@ -30,6 +35,7 @@ import random
 import re
 import struct
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -259,6 +265,34 @@ def write_tokens(path, vocabulary, texts):
     print(f"{path.name}: {kept} texts, {lost} that llama.cpp does not give back, {path.stat().st_size} bytes")
 
 
+# ---- classes ----
+
+
+def write_classes(path):
+    fronts = ".a1"  # a symbol, a letter, a digit
+    tokens = [ALPHABET[b] for b in range(256)]
+    merges = [(c, ALPHABET[b]) for c in fronts for b in range(0xC2, 0xF5)]
+    with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
+        writer = gguf.GGUFWriter(file.name, "llama")
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("gpt-2")
+        writer.add_token_list(tokens + [a + b for a, b in merges])
+        writer.add_token_merges([a + " " + b for a, b in merges])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+        llama = llama_cpp.Llama(file.name, vocab_only=True, verbose=False)
+        runs = []
+        for c in range(0x80, 0x110000):
+            text = chr(c).encode(errors="surrogatepass")
+            joined = [llama.tokenize(f.encode() + text, add_bos=False)[0] >= 256 for f in fronts]
+            kind = joined.index(True) if any(joined) else 3
+            if not runs or runs[-1][1] != kind:
+                runs.append((c, kind))
+    path.write_bytes(struct.pack("<I", len(runs)) + b"".join(struct.pack("<IB", *r) for r in runs))
+    print(f"{path.name}: {len(runs)} runs, {path.stat().st_size} bytes")
+
+
 # ---- chat ----
 
 MESSAGE = "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
@@ -378,6 +412,7 @@ def write_chat(path, vocabulary, templates):
 
 
 def main():
+    write_classes(GOLDEN / "classes.bin")
     model = Vocabulary(Path(sys.argv[1]))
     write_tokens(GOLDEN / "tokens_smollm.bin", model, texts_for(random.Random(1), 2150, model.specials()))
     write_chat(GOLDEN / "chat_smollm.bin", model, [model.template])

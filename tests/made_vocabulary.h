@@ -1,6 +1,6 @@
 /* For tests: GGUF files without tensors, made in memory, and golden files. */
-#ifndef TESTS_VOCABULARY_H
-#define TESTS_VOCABULARY_H
+#ifndef TESTS_MADE_VOCABULARY_H
+#define TESTS_MADE_VOCABULARY_H
 
 #include <setjmp.h>
 #include <stdarg.h>
