@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/base/hash.h"
+#include "core/base/options.h"
 #include "datastore/judge.h"
 #include "datastore/record.h"
 
@@ -239,6 +240,6 @@ int attune_store_statistics_get(attune_store *store, attune_store_statistics *ou
     attune_store_statistics statistics = {.size = sizeof statistics};
     if (!out) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "out is NULL");
     int code = store_counts(store, &statistics.interactions, &statistics.consented, &statistics.feedback, NULL, err);
-    return code == ATTUNE_OK ? store_result_give(out, &statistics, sizeof statistics, "attune_store_statistics", err)
+    return code == ATTUNE_OK ? options_write(out, &statistics, sizeof statistics, "attune_store_statistics", err)
                              : code;
 }

@@ -142,35 +142,6 @@ int store_enter(attune_store *store, attune_error *err) {
 
 void store_leave(attune_store *store) { pthread_mutex_unlock(&store->mutex); }
 
-int store_options_take(void *to, size_t to_size, const void *from, const char *what, attune_error *err) {
-    memset(to, 0, to_size);
-    if (!from) return ATTUNE_OK;
-    size_t size;
-    memcpy(&size, from, sizeof size);
-    if (size < sizeof size || size > 65536)
-        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the size of %s is %zu: set it with ATTUNE_INIT", what,
-                         size);
-    const unsigned char *bytes = from;
-    for (size_t i = to_size; i < size; i++)
-        if (bytes[i])
-            return error_set(err, ATTUNE_ERROR_UNSUPPORTED, NULL,
-                             "%s has a field set that attune %s does not know: update attune", what, ATTUNE_VERSION);
-    memcpy(to, from, size < to_size ? size : to_size);
-    return ATTUNE_OK;
-}
-
-int store_result_give(void *to, const void *from, size_t from_size, const char *what, attune_error *err) {
-    if (!to) return ATTUNE_OK;
-    size_t size;
-    memcpy(&size, to, sizeof size);
-    if (size < sizeof size)
-        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the size of %s is %zu: set it with ATTUNE_INIT", what,
-                         size);
-    if (size > from_size) size = from_size;
-    memcpy((char *)to + sizeof size, (const char *)from + sizeof size, size - sizeof size);
-    return ATTUNE_OK;
-}
-
 /* ---- statements ---- */
 
 int store_exec(attune_store *store, const char *sql, const char *doing, attune_error *err) {

@@ -21,6 +21,7 @@ enum store_slot {
     STORE_SLOT_FEEDBACK,
     STORE_SLOT_FIND,
     STORE_SLOT_DUPLICATE,
+    STORE_SLOT_CONSENT,
     STORE_SLOT_JUDGE,
     STORE_SLOT_EDIT,
     STORE_SLOT_PUBLISHED,
@@ -95,13 +96,7 @@ void store_column_text(sqlite3_stmt *statement, int column, char *out, size_t ou
 int store_setting_get(attune_store *store, const char *key, char *out, size_t out_size, attune_error *err);
 int store_setting_put(attune_store *store, const char *key, const char *value, attune_error *err);
 
-/* ---- option and result structs of the public header ---- */
-/* Copies a caller's struct of any version into ours; from NULL: zeroes. Fields that a newer caller
- * set and this library does not know are refused. */
-int store_options_take(void *to, size_t to_size, const void *from, const char *what, attune_error *err);
-/* The other way: fills as much of the caller's struct as its size says. to NULL is fine. */
-int store_result_give(void *to, const void *from, size_t from_size, const char *what, attune_error *err);
-
+/* ---- time ---- */
 int64_t store_now_ms(void); /* since 1970-01-01 UTC */
 
 #endif

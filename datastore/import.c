@@ -1,6 +1,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "core/base/options.h"
 #include "datastore/judge.h"
 #include "datastore/jsonl.h"
 #include "datastore/record.h"
@@ -35,7 +36,7 @@ static void line_free(struct line *line) {
 }
 
 static int take_options(attune_import_options *out, const attune_import_options *options, attune_error *err) {
-    int code = store_options_take(out, sizeof *out, options, "attune_import_options", err);
+    int code = options_read(out, sizeof *out, options, "attune_import_options", err);
     if (code == ATTUNE_OK && (out->consent < ATTUNE_CONSENT_HOME || out->consent > ATTUNE_CONSENT_NOT_GIVEN))
         code = error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "consent is %d: see enum attune_consent", out->consent);
     return code;
@@ -69,6 +70,22 @@ static int is_duplicate(attune_store *store, const struct store_prepared *prepar
     return code == ATTUNE_CONTINUE || code == ATTUNE_DONE ? ATTUNE_OK : code;
 }
 
+/* Consent that is given with a repeated import reaches the rows that are there; it is never taken away so. */
+static int give_consent(attune_store *store, const struct store_prepared *prepared, attune_error *err) {
+    static const char doing[] = "give consent";
+    sqlite3_stmt *statement = NULL;
+    const attune_interaction *in = prepared->interaction;
+    if (in->consent != ATTUNE_CONSENT_GIVEN) return ATTUNE_OK;
+    int code = store_prepare(store, STORE_SLOT_CONSENT,
+                             "UPDATE interaction SET consent = 1 "
+                             "WHERE content_hash = ? AND app = ? AND session = ? AND consent = 0",
+                             doing, &statement, err);
+    if (code == ATTUNE_OK)
+        code = store_bind(store, statement, doing, err, "ttt", prepared->content_hash, in->app ? in->app : "",
+                          in->session ? in->session : "");
+    return code == ATTUNE_OK ? store_run_statement(store, statement, doing, err) : code;
+}
+
 static int import_line(attune_store *store, const char *text, size_t length, const char *where,
                        const attune_import_options *options, attune_import_result *result, attune_error *err) {
     struct line line;
@@ -76,6 +93,7 @@ static int import_line(attune_store *store, const char *text, size_t length, con
     int code = line_take(text, length, where, options, "import", &line, err);
     if (code == ATTUNE_OK) code = is_duplicate(store, &line.prepared, &duplicate, err);
     if (code == ATTUNE_OK && duplicate) {
+        code = give_consent(store, &line.prepared, err);
         result->duplicates++;
     } else if (code == ATTUNE_OK) {
         code = line_write(store, &line, err);
@@ -113,7 +131,7 @@ int attune_store_import(attune_store *store, const char *path, const attune_impo
     attune_import_result done = {.size = sizeof done};
     struct jsonl lines = {.fd = -1};
     int code = take_options(&taken, options, err);
-    if (code == ATTUNE_OK) code = store_result_give(result, &done, sizeof done, "attune_import_result", err);
+    if (code == ATTUNE_OK) code = options_write(result, &done, sizeof done, "attune_import_result", err);
     if (code == ATTUNE_OK) code = store_enter(store, err);
     if (code != ATTUNE_OK) return code;
     code = refuse_own_file(store, path, err);
@@ -122,7 +140,7 @@ int attune_store_import(attune_store *store, const char *path, const attune_impo
     if (code == ATTUNE_OK) code = store_end(store, import_lines(store, &lines, &taken, &done, err), err);
     jsonl_close(&lines);
     store_leave(store);
-    if (code == ATTUNE_OK) store_result_give(result, &done, sizeof done, "attune_import_result", err);
+    if (code == ATTUNE_OK) options_write(result, &done, sizeof done, "attune_import_result", err);
     return code;
 }
 

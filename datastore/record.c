@@ -1,3 +1,4 @@
+#include "core/base/options.h"
 #include "datastore/record.h"
 
 #include <stdlib.h>
@@ -112,7 +113,7 @@ int attune_store_record(attune_store *store, const attune_interaction *interacti
     attune_interaction taken;
     struct store_prepared prepared;
     if (!interaction) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the interaction is NULL");
-    int code = store_options_take(&taken, sizeof taken, interaction, "attune_interaction", err);
+    int code = options_read(&taken, sizeof taken, interaction, "attune_interaction", err);
     if (code != ATTUNE_OK) return code;
     code = store_prepare_interaction(&taken, NULL, &prepared, err);
     if (code == ATTUNE_OK) code = store_enter(store, err);
@@ -157,7 +158,7 @@ static int add_feedback(attune_store *store, const char *id, const attune_feedba
 int attune_store_feedback(attune_store *store, const char *id, const attune_feedback *feedback, attune_error *err) {
     attune_feedback taken;
     if (!id || !feedback) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the %s is NULL", id ? "feedback" : "id");
-    int code = store_options_take(&taken, sizeof taken, feedback, "attune_feedback", err);
+    int code = options_read(&taken, sizeof taken, feedback, "attune_feedback", err);
     if (code == ATTUNE_OK) code = store_check_feedback(&taken, NULL, err);
     if (code == ATTUNE_OK) code = store_enter(store, err);
     if (code != ATTUNE_OK) return code;

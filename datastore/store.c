@@ -1,3 +1,4 @@
+#include "core/base/options.h"
 #include "datastore/store.h"
 
 #include <errno.h>
@@ -222,7 +223,7 @@ int attune_store_open(const char *home, const attune_store_options *options, att
     attune_store_options taken;
     char path[1024];
     if (!out) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "out is NULL");
-    int code = store_options_take(&taken, sizeof taken, options, "attune_store_options", err);
+    int code = options_read(&taken, sizeof taken, options, "attune_store_options", err);
     if (code != ATTUNE_OK) return code;
     size_t n = attune_home_path(home, path, sizeof path);
     if (n == 0)

@@ -76,6 +76,10 @@ int attune_job_open(const char *home, const attune_job_options *options, attune_
     if (code == ATTUNE_OK) code = store_open_path(job->home, 0, &job->store, err);
     if (code == ATTUNE_OK) code = home_reconcile(job->home, job->store, err);
     if (code == ATTUNE_OK) code = home_model(job->home, &job->settings, FILE_MAP, &job->model, err);
+    if (code == ATTUNE_OK && !job->model->chat) {
+        if (err) *err = job->model->chat_error;
+        code = job->model->chat_error.code;
+    }
     if (code == ATTUNE_OK) code = current_read(job->home, &job->active, NULL, NULL, err);
     if (code == ATTUNE_OK) code = read_adapter(job, job->active, &job->opponent, sha256, err);
     if (code != ATTUNE_OK) {

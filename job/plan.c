@@ -42,8 +42,10 @@ struct gather {
 static int gather_row(const struct store_row *row, void *user, attune_error *err) {
     struct gather *g = user;
     int added;
-    return example_add(g->set, g->model, row->messages, row->n_messages, row->response, row->content_hash,
-                       row->prompt_hash, g->max_tokens, &added, err);
+    int code = example_add(g->set, g->model, row->messages, row->n_messages, row->response, row->content_hash,
+                           row->prompt_hash, g->max_tokens, &added, err);
+    /* A row that this base cannot express (a byte that its vocabulary lacks) is left out, not the end of the night. */
+    return code == ATTUNE_ERROR_UNSUPPORTED ? ATTUNE_OK : code;
 }
 
 static void drop_front(struct example_set *set, size_t n) {

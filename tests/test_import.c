@@ -68,6 +68,27 @@ static void test_all_or_nothing_and_again(void **state) {
     assert_int_equal(count_interactions(f), 3);
 }
 
+static int64_t count_consented(struct fixture *f) {
+    attune_store_statistics statistics;
+    ATTUNE_INIT(statistics);
+    OK(attune_store_statistics_get(f->store, &statistics, NULL));
+    return statistics.consented;
+}
+
+/* Consent that was forgotten can be given by importing again; it is not taken away by importing without. */
+static void test_consent_by_importing_again(void **state) {
+    struct fixture *f = *state;
+    attune_import_result result;
+    OK(import_bytes(f, LINE_A LINE_B, strlen(LINE_A LINE_B), ATTUNE_CONSENT_NOT_GIVEN, &result));
+    assert_int_equal(count_consented(f), 0);
+    OK(import_bytes(f, LINE_A, strlen(LINE_A), ATTUNE_CONSENT_GIVEN, &result));
+    assert_int_equal(result.duplicates, 1);
+    assert_int_equal(count_consented(f), 1);
+    OK(import_bytes(f, LINE_A LINE_B, strlen(LINE_A LINE_B), ATTUNE_CONSENT_NOT_GIVEN, &result));
+    assert_int_equal(count_consented(f), 1);
+    assert_int_equal(count_interactions(f), 2);
+}
+
 static void test_where_of_a_long_path(void **state) {
     struct fixture *f = *state;
     char path[1200];
@@ -515,6 +536,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_lines),
         TEST(test_all_or_nothing_and_again),
+        TEST(test_consent_by_importing_again),
         TEST(test_where_of_a_long_path),
         TEST(test_files_that_are_none),
         TEST(test_standard_input),

@@ -85,7 +85,7 @@ static void add_one(void *argument, size_t i, int worker) {
 }
 static void test_many_short_runs(void **state) {
     (void)state;
-    enum { RUNS = 5000 };
+    enum { RUNS = 2000 };
     for (size_t s = 0; s < SIZES; s++) {
         struct pool *pool = make(sizes[s]);
         size_t sums[5] = {0};
@@ -172,7 +172,7 @@ static void hold(void *argument, size_t i, int worker) {
 }
 static void *call_often(void *argument) {
     struct caller *c = argument;
-    for (int run = 0; run < 1000; run++) pool_run(c->pool, 1 + (size_t)run % 3, hold, c);
+    for (int run = 0; run < 300; run++) pool_run(c->pool, 1 + (size_t)run % 3, hold, c);
     return NULL;
 }
 static void test_two_callers(void **state) {
@@ -187,7 +187,7 @@ static void test_two_callers(void **state) {
         for (int i = 0; i < 2; i++) assert_int_equal(pthread_join(threads[i], NULL), 0);
         for (int i = 0; i < 2; i++) {
             assert_int_equal(atomic_load(&callers[i].faults), 0);
-            assert_int_equal(callers[i].sum, 1000);
+            assert_int_equal(callers[i].sum, 300);
         }
         pool_destroy(pool);
     }

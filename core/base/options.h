@@ -27,9 +27,10 @@ static inline int options_read(void *to, size_t to_size, const void *from, const
     return ATTUNE_OK;
 }
 
-/* The other way: what `from` says, as far as the caller's struct reaches; its size field stays. */
+/* The other way: what `from` says, as far as the caller's struct (nullable) reaches; its size field stays. */
 static inline int options_write(void *to, const void *from, size_t from_size, const char *name, attune_error *err) {
     size_t size;
+    if (!to) return ATTUNE_OK;
     memcpy(&size, to, sizeof size);
     if (size < sizeof size)
         return error_set(err, ATTUNE_ERROR_ARGUMENT, name, "the size of %s is not set; use ATTUNE_INIT", name);

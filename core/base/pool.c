@@ -1,14 +1,22 @@
 #define _GNU_SOURCE
 #include "core/base/pool.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 enum { THREADS_MAX = 64, SPINS = 4000 };
+
+/* A run's tasks are claimed from `next`: the run's number above, the next task below. A worker that wakes
+ * late, on a machine that is busy with other things, finds the run closed and keeps nobody waiting: a run
+ * is over when its tasks are done, not when every worker has looked at it. */
+enum { INDEX_BITS = 32 };
+static const uint64_t INDEX_MASK = 0xffffffffu;
 
 struct pool {
     int threads;
@@ -16,15 +24,16 @@ struct pool {
     pthread_mutex_t caller; /* one pool_run at a time */
     pthread_mutex_t lock;
     pthread_cond_t wake, finished;
-    atomic_uint generation; /* of the current pool_run; odd values never used */
-    int quit;
-    /* the current run */
-    void (*task)(void *, size_t, int);
-    void *argument;
-    size_t count;
-    atomic_size_t next;
-    atomic_int busy; /* workers that have not yet left the current run */
+    int quit; /* under lock */
     atomic_int cancelled;
+    atomic_int waiting; /* the caller sleeps until the last task is done */
+    /* The current run. Written between closing `next` (index all ones) and opening it again, so whoever then claims
+     * a task has read the fields of the task's own run. */
+    _Alignas(64) atomic_uint_fast64_t next;
+    _Atomic(void (*)(void *, size_t, int)) task;
+    _Atomic(void *) argument;
+    atomic_size_t count;
+    _Alignas(64) atomic_size_t done;
 };
 
 struct start {
@@ -52,43 +61,49 @@ static inline void relax(void) {
 static _Thread_local struct pool *inside;
 static _Thread_local int inside_worker;
 
+/* Claims and does tasks of the run that is open, until there are none. */
 static void drain(struct pool *pool, int worker) {
-    struct pool *outer = inside;
-    int outer_worker = inside_worker;
-    inside = pool;
-    inside_worker = worker;
+    uint_fast64_t next = atomic_load_explicit(&pool->next, memory_order_acquire);
     for (;;) {
-        size_t i = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
-        if (i >= pool->count || atomic_load_explicit(&pool->cancelled, memory_order_relaxed)) break;
-        pool->task(pool->argument, i, worker);
+        void (*task)(void *, size_t, int) = atomic_load_explicit(&pool->task, memory_order_acquire);
+        void *argument = atomic_load_explicit(&pool->argument, memory_order_acquire);
+        size_t count = atomic_load_explicit(&pool->count, memory_order_acquire), i = next & INDEX_MASK;
+        if (i >= count) return;
+        if (!atomic_compare_exchange_weak_explicit(&pool->next, &next, next + 1, memory_order_acq_rel,
+                                                   memory_order_acquire))
+            continue;
+        inside = pool;
+        inside_worker = worker;
+        if (!atomic_load_explicit(&pool->cancelled, memory_order_relaxed)) task(argument, i, worker);
+        inside = NULL;
+        if (atomic_fetch_add_explicit(&pool->done, 1, memory_order_seq_cst) + 1 == count &&
+            atomic_load_explicit(&pool->waiting, memory_order_seq_cst)) {
+            pthread_mutex_lock(&pool->lock);
+            pthread_cond_signal(&pool->finished);
+            pthread_mutex_unlock(&pool->lock);
+        }
+        next = atomic_load_explicit(&pool->next, memory_order_acquire);
     }
-    inside = outer;
-    inside_worker = outer_worker;
+}
+
+static uint_fast64_t run_of(struct pool *pool) {
+    return atomic_load_explicit(&pool->next, memory_order_acquire) >> INDEX_BITS;
 }
 
 static void *work(void *argument) {
     struct start start = *(struct start *)argument;
     struct pool *pool = start.pool;
     free(argument);
-    unsigned seen = 0;
-    for (;;) {
+    for (uint_fast64_t seen = 0;;) {
         /* A short spin first: decoding starts hundreds of runs for each token. */
-        for (int i = 0; i < SPINS && atomic_load_explicit(&pool->generation, memory_order_acquire) == seen; i++)
-            relax();
-        if (atomic_load_explicit(&pool->generation, memory_order_acquire) == seen) {
-            pthread_mutex_lock(&pool->lock);
-            while (atomic_load_explicit(&pool->generation, memory_order_acquire) == seen && !pool->quit)
-                pthread_cond_wait(&pool->wake, &pool->lock);
-            pthread_mutex_unlock(&pool->lock);
-        }
-        if (pool->quit) return NULL;
-        seen = atomic_load_explicit(&pool->generation, memory_order_acquire);
+        for (int i = 0; i < SPINS && run_of(pool) == seen; i++) relax();
+        pthread_mutex_lock(&pool->lock);
+        while (run_of(pool) == seen && !pool->quit) pthread_cond_wait(&pool->wake, &pool->lock);
+        int quit = pool->quit;
+        pthread_mutex_unlock(&pool->lock);
+        if (quit) return NULL;
+        seen = run_of(pool);
         drain(pool, start.worker);
-        if (atomic_fetch_sub_explicit(&pool->busy, 1, memory_order_acq_rel) == 1) {
-            pthread_mutex_lock(&pool->lock);
-            pthread_cond_signal(&pool->finished);
-            pthread_mutex_unlock(&pool->lock);
-        }
     }
 }
 
@@ -97,8 +112,10 @@ int pool_create(int threads, struct pool **out, attune_error *err) {
         return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "threads must be 0 to %d, not %d", THREADS_MAX, threads);
     if (threads == 0) threads = pool_cpu_count();
     if (threads > THREADS_MAX) threads = THREADS_MAX;
-    struct pool *pool = calloc(1, sizeof *pool);
+    struct pool *pool = aligned_alloc(64, sizeof *pool);
     if (!pool) return error_set_memory(err, "the thread pool", sizeof *pool);
+    memset(pool, 0, sizeof *pool);
+    atomic_store(&pool->next, INDEX_MASK);
     pthread_mutex_init(&pool->caller, NULL);
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
@@ -138,7 +155,6 @@ void pool_destroy(struct pool *pool) {
     if (!pool) return;
     pthread_mutex_lock(&pool->lock);
     pool->quit = 1;
-    atomic_fetch_add(&pool->generation, 1);
     pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->lock);
     for (int i = 1; i < pool->threads; i++) pthread_join(pool->handles[i], NULL);
@@ -157,34 +173,48 @@ static void run_here(struct pool *pool, size_t count, void (*task)(void *, size_
         task(argument, i, worker);
 }
 
-void pool_run(struct pool *pool, size_t count, void (*task)(void *, size_t, int), void *argument) {
+/* A new run's number and fields; its tasks may be claimed from the last store on. */
+static void open_run(struct pool *pool, size_t count, void (*task)(void *, size_t, int), void *argument) {
+    uint_fast64_t run = (run_of(pool) + 1) << INDEX_BITS;
+    atomic_store_explicit(&pool->next, run | INDEX_MASK, memory_order_seq_cst);
+    atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool->task, task, memory_order_release);
+    atomic_store_explicit(&pool->argument, argument, memory_order_release);
+    atomic_store_explicit(&pool->count, count, memory_order_release);
+    pthread_mutex_lock(&pool->lock);
+    atomic_store_explicit(&pool->next, run, memory_order_release);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void wait_for_run(struct pool *pool, size_t count) {
+    for (int i = 0; i < SPINS; i++, relax())
+        if (atomic_load_explicit(&pool->done, memory_order_acquire) == count) return;
+    atomic_store_explicit(&pool->waiting, 1, memory_order_seq_cst);
+    pthread_mutex_lock(&pool->lock);
+    while (atomic_load_explicit(&pool->done, memory_order_seq_cst) < count)
+        pthread_cond_wait(&pool->finished, &pool->lock);
+    pthread_mutex_unlock(&pool->lock);
+    atomic_store_explicit(&pool->waiting, 0, memory_order_relaxed);
+}
+
+void pool_run(struct pool *pool, size_t count, void (*task)(void *argument, size_t i, int worker), void *argument) {
+    assert(count < INDEX_MASK);
     if (count == 0) return;
-    if (inside == pool) { /* out of a task: waiting for the others would be for ever */
+    if (inside == pool) { /* from within a task: waiting for the others would be waiting for itself */
         run_here(pool, count, task, argument, inside_worker);
         return;
     }
     pthread_mutex_lock(&pool->caller);
-    pool->task = task;
-    pool->argument = argument;
-    pool->count = count;
-    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
-    if (pool->threads == 1 || count == 1) { /* as worker 0, whose scratch it is: still one caller at a time */
+    if (pool->threads == 1 || count == 1) {
+        inside = pool;
+        inside_worker = 0;
+        run_here(pool, count, task, argument, 0);
+        inside = NULL;
+    } else {
+        open_run(pool, count, task, argument);
         drain(pool, 0);
-        pthread_mutex_unlock(&pool->caller);
-        return;
-    }
-    atomic_store_explicit(&pool->busy, pool->threads - 1, memory_order_relaxed);
-    pthread_mutex_lock(&pool->lock);
-    atomic_fetch_add_explicit(&pool->generation, 1, memory_order_release);
-    pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->lock);
-    drain(pool, 0);
-    for (int i = 0; i < SPINS && atomic_load_explicit(&pool->busy, memory_order_acquire) > 0; i++) relax();
-    if (atomic_load_explicit(&pool->busy, memory_order_acquire) > 0) {
-        pthread_mutex_lock(&pool->lock);
-        while (atomic_load_explicit(&pool->busy, memory_order_acquire) > 0)
-            pthread_cond_wait(&pool->finished, &pool->lock);
-        pthread_mutex_unlock(&pool->lock);
+        wait_for_run(pool, count);
     }
     pthread_mutex_unlock(&pool->caller);
 }
