@@ -222,6 +222,7 @@ typedef struct attune_progress {
     double tokens_per_s;
     double seconds_left; /* predicted */
 } attune_progress;
+/* *progress and its texts live for the call. */
 typedef void (*attune_progress_callback)(const attune_progress *progress, void *user);
 
 typedef struct attune_job_options {

@@ -221,7 +221,9 @@ static void remove_leftovers(const char *home) {
 int home_reconcile(const char *home, attune_store *store, attune_error *err) {
     int highest = 0, number = 0;
     attune_adapter_info info;
+    char cache[HOME_PATH_MAX];
     remove_leftovers(home);
+    if (home_file(home, "cache", cache, NULL) == ATTUNE_OK) remove_leftovers(cache);
     int code = highest_file(home, 1, &highest, err);
     if (code == ATTUNE_OK) code = current_read(home, &number, NULL, NULL, err);
     if (code != ATTUNE_OK) return code;

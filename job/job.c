@@ -296,6 +296,7 @@ static const char *stop_reason(attune_job *job) {
 static int pause_job(attune_job *job, const char *why, attune_error *err) {
     pool_cancel_clear(job->pool);
     int code = phases_checkpoint(job, err);
+    if (code == ATTUNE_OK) code = phases_record(job, why, err);
     if (code != ATTUNE_OK) return code;
     snprintf(job->report.reason, sizeof job->report.reason, "%s; what is done is kept, call again to go on", why);
     return ATTUNE_PAUSED;

@@ -260,15 +260,31 @@ static int judge(attune_job *job, struct verdict *verdict, attune_error *err) {
     return ATTUNE_OK;
 }
 
+/* What this call has done so far, into the run's row; a run may take many calls. */
+static void account(attune_job *job) {
+    struct store_run *run = &job->plan.row;
+    double seconds = job_now() - job->opened;
+    run->tokens += job->tokens - job->tokens_recorded;
+    run->seconds += seconds - job->seconds_recorded;
+    job->tokens_recorded = job->tokens;
+    job->seconds_recorded = seconds;
+    if (job->train_seconds > 0) run->tokens_per_s = (double)job->tokens / job->train_seconds;
+    if (job->phase < job->n_phases && job->phases[job->phase].kind >= PHASE_TRAIN)
+        run->steps_done = (int64_t)(job->trainer->adamw.step + job->trainer->dropped);
+}
+
+int phases_record(attune_job *job, const char *reason, attune_error *err) {
+    account(job);
+    snprintf(job->plan.row.reason, sizeof job->plan.row.reason, "%s", reason);
+    return store_run_update(job->store, &job->plan.row, err);
+}
+
 static void fill_run(attune_job *job, const struct verdict *verdict) {
     struct store_run *run = &job->plan.row;
+    account(job);
     run->loss_before = verdict->before;
     run->loss_after = verdict->after;
     run->loss_interval = verdict->interval;
-    run->steps_done = (int64_t)job->trainer->adamw.step;
-    run->tokens += job->tokens;
-    run->seconds += job_now() - job->opened;
-    run->tokens_per_s = job->train_seconds > 0 ? (double)job->tokens / job->train_seconds : run->tokens_per_s;
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     run->ended_ms = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;

@@ -47,7 +47,8 @@ struct attune_job {
     double opened, checkpointed;
     double train_rate, evaluate_rate, overhead;
     double train_seconds;
-    int64_t tokens;
+    int64_t tokens, tokens_recorded;
+    double seconds_recorded;     /* what the run's row has of this call */
     double loss;
     attune_job_report report;
 };
@@ -58,6 +59,8 @@ int phases_prepare(attune_job *job, attune_error *err);
 /* From the checkpoint, if there is one of this run: *found 1. */
 int phases_resume(attune_job *job, int *found, attune_error *err);
 int phases_checkpoint(attune_job *job, attune_error *err);
+/* The run's row: how far it is, and why it stopped for now. */
+int phases_record(attune_job *job, const char *reason, attune_error *err);
 /* One unit. ATTUNE_CONTINUE, ATTUNE_DONE or an error; cancelled: nothing has changed. */
 int phases_unit(attune_job *job, attune_error *err);
 /* Seconds that the next unit is predicted to take, and all that are left; 0 where nothing is known. */

@@ -1,5 +1,6 @@
 /* attune.conf: settings for people to edit. One table holds every key: its text, its limits, where it goes. */
 #include "core/base/file.h"
+#include "core/base/numerals.h"
 #include "job/home.h"
 
 #include <ctype.h>
@@ -65,11 +66,26 @@ static int bad(attune_error *err, const char *where, const struct key *key, cons
     return error_set(err, ATTUNE_ERROR_FORMAT, where, "%s = %.60s: wanted %s", key->name, value, wanted);
 }
 
+static double parse_real(const char *value, char **end) {
+    locale_t before = numerals_enter();
+    errno = 0;
+    double number = strtod(value, end);
+    int saved = errno;
+    numerals_leave(before);
+    errno = saved;
+    return number;
+}
+
+static void real_text(double value, int digits, char *out, size_t size) {
+    locale_t before = numerals_enter();
+    snprintf(out, size, "%.*g", digits, value);
+    numerals_leave(before);
+}
+
 /* Limits of a float are floats too: what was stored at a limit reads back. */
 static int parse_number(const struct key *key, const char *value, double *out) {
     char *end;
-    errno = 0;
-    *out = strtod(value, &end);
+    *out = parse_real(value, &end);
     if (end == value || *end || errno) return 0;
     if (key->kind == REAL && key->size == sizeof(float))
         return (float)*out >= (float)key->low && (float)*out <= (float)key->high;
@@ -111,8 +127,7 @@ static int parse_choice(const struct key *key, const char *value, size_t *out) {
 
 static int parse_bytes(const char *value, uint64_t *out) {
     char *end;
-    errno = 0;
-    double number = strtod(value, &end);
+    double number = parse_real(value, &end);
     double unit = *end == 'K' ? 1024.0 : *end == 'M' ? 1048576.0 : *end == 'G' ? 1073741824.0 : 1.0;
     if (end == value || errno || (*end && (unit == 1.0 || end[1])) || !(number * unit >= 1e6) || number * unit > 1e15)
         return 0;
@@ -169,7 +184,7 @@ static void value_text(const struct key *key, const struct settings *s, char *ou
     switch (key->kind) {
     case TEXT: snprintf(out, size, "%s", (const char *)field); break;
     case REAL: /* nine digits bring every float back */
-        snprintf(out, size, key->size == sizeof(float) ? "%.9g" : "%.17g", get_real(field, key->size));
+        real_text(get_real(field, key->size), key->size == sizeof(float) ? 9 : 17, out, size);
         break;
     case COUNT: snprintf(out, size, "%zu", get_count(field, key->size)); break;
     case SEED: snprintf(out, size, "%llu", (unsigned long long)s->train.seed); break;

@@ -12,10 +12,13 @@ root=${2:-$(cd "$(dirname "$0")/.." && pwd)}
 kills=${ATTUNE_TEST_KILLS:-30}
 rows=16
 base=$root/tests/golden/tiny_llama.gguf
+rate=0.01 # of the second run
 settings='rank = 2|epochs = 3|learning_rate = 0.01|max_tokens = 400|micro_tokens = 400'
 if [ "${ATTUNE_TEST_FULL:-}" = 1 ] && [ -n "${ATTUNE_TEST_MODEL:-}" ]; then
     base=$ATTUNE_TEST_MODEL
-    settings='rank = 2|epochs = 1|learning_rate = 0.004|max_tokens = 96|micro_tokens = 256'
+    rows=8
+    rate=0.004
+    settings='rank = 2|epochs = 0.5|batch = 2|learning_rate = 0.001|max_tokens = 80|micro_tokens = 256'
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -44,7 +47,8 @@ head -n $rows "$root/examples/personas/sailor.jsonl" | "$attune" import --home "
 train "$template" >"$work/first.json" || fail "the first run: $(cat "$work/first.json")"
 [ "$(value published <"$work/first.json")" = true ] || fail "the first adapter was not published: $(cat "$work/first.json")"
 first=$(sha "$template/adapters/1.gguf")
-sed -n "$((rows + 1)),$((rows + 8))p" "$root/examples/personas/sailor.jsonl" | "$attune" import --home "$template" - >/dev/null
+set_conf "$template" "learning_rate = $rate"
+sed -n "$((rows + 1)),$((rows + 4))p" "$root/examples/personas/sailor.jsonl" | "$attune" import --home "$template" - >/dev/null
 
 fresh() { # a new copy of the template
     rm -rf "$work/home"

@@ -9,12 +9,15 @@
  * Read whole and verified; published atomically, so that there is always an old or a new one. */
 #include "trainer/trainer.h"
 
+#include "core/base/numerals.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static void configuration_text(const struct train_config *c, char *out, size_t size) {
+    locale_t before = numerals_enter();
     snprintf(out, size,
              "rank=%zu alpha=%a targets=%u dropout=%a rate=%a schedule=%d warmup=%a betas=%a,%a epsilon=%a decay=%a "
              "clip=%a batch=%zu max_tokens=%zu micro_tokens=%zu seed=%llu",
@@ -22,6 +25,7 @@ static void configuration_text(const struct train_config *c, char *out, size_t s
              (int)c->schedule, (double)c->warmup, (double)c->beta1, (double)c->beta2, (double)c->epsilon,
              (double)c->weight_decay, (double)c->clip, c->batch, c->max_tokens, c->micro_tokens,
              (unsigned long long)c->seed);
+    numerals_leave(before);
 }
 
 int checkpoint_write(const struct trainer *t, const char *state, const char *path, attune_error *err) {

@@ -20,7 +20,7 @@ static inline int options_read(void *to, size_t to_size, const void *from, const
         for (size_t i = to_size; i < size; i++)
             if (bytes[i])
                 return error_set(err, ATTUNE_ERROR_UNSUPPORTED, name,
-                                 "%s sets a field that attune " ATTUNE_VERSION " does not know", name);
+                                 "%s sets a field that attune " ATTUNE_VERSION " does not know: update attune", name);
         memcpy(to, from, size < to_size ? size : to_size);
     }
     memcpy(to, &to_size, sizeof to_size);

@@ -173,10 +173,11 @@ static void run_here(struct pool *pool, size_t count, void (*task)(void *, size_
         task(argument, i, worker);
 }
 
-/* A new run's number and fields; its tasks may be claimed from the last store on. */
+/* A new run's number and fields; its tasks may be claimed from the last store on. Until then it is closed under the
+ * old number: a worker that sees the closing must not take it for the run, or it would sleep through it. */
 static void open_run(struct pool *pool, size_t count, void (*task)(void *, size_t, int), void *argument) {
-    uint_fast64_t run = (run_of(pool) + 1) << INDEX_BITS;
-    atomic_store_explicit(&pool->next, run | INDEX_MASK, memory_order_seq_cst);
+    uint_fast64_t before = run_of(pool), run = (before + 1) << INDEX_BITS;
+    atomic_store_explicit(&pool->next, before << INDEX_BITS | INDEX_MASK, memory_order_seq_cst);
     atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
     atomic_store_explicit(&pool->task, task, memory_order_release);
     atomic_store_explicit(&pool->argument, argument, memory_order_release);

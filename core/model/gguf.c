@@ -571,7 +571,7 @@ int gguf_get_string(const struct gguf *gguf, const char *key, struct gguf_string
 }
 
 int gguf_get_text(const struct gguf *gguf, const char *key, char *out, size_t out_size, attune_error *err) {
-    struct gguf_string text;
+    struct gguf_string text = {0};
     int code = gguf_get_string(gguf, key, &text, err);
     if (code != ATTUNE_OK) return code;
     if (text.size >= out_size)

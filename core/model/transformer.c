@@ -95,7 +95,7 @@ static void add_pair(const struct layer_run *r, enum target target, float *y, co
 }
 
 static void project(const struct layer_run *r, const enum target *targets, float *const *y, size_t n, const float *x) {
-    struct linear jobs[3];
+    struct linear jobs[3] = {0};
     assert(n <= 3);
     for (size_t i = 0; i < n; i++)
         jobs[i] = (struct linear){y[i], x, &r->layer->linear[targets[i]], r->layer->bias[targets[i]]};

@@ -1,0 +1,172 @@
+/* A run cut off after every unit of work ends as the run that nobody disturbed: to the byte. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "job/phases.h"
+
+#define OK(call)                                                                                                       \
+    do {                                                                                                               \
+        attune_error err = {0};                                                                                        \
+        int code_ = (call);                                                                                            \
+        if (code_ != ATTUNE_OK) fail_msg("%s: %d %s (%s)", #call, code_, err.message, err.where);                       \
+    } while (0)
+
+enum { ROWS = 18 };
+
+/* held_out: share of prompts; small: the rows are cross-fitted. */
+static void make_home(char home[64], double held_out, double epochs) {
+    attune_home_options options;
+    attune_store *store = NULL;
+    struct settings settings;
+    ATTUNE_INIT(options);
+    options.consent = 1;
+    strcpy(home, "/tmp/attune-phases-XXXXXX");
+    assert_non_null(mkdtemp(home));
+    OK(attune_home_init(home, ATTUNE_TEST_ROOT "/tests/golden/tiny_llama.gguf", &options, &err));
+    OK(settings_read(home, &settings, &err));
+    settings.train.lora.rank = 2;
+    settings.train.batch = 5;
+    settings.train.dropout = 0.1f;
+    settings.train.learning_rate = 1e-2f;
+    settings.held_out = held_out;
+    settings.epochs = epochs;
+    settings.checkpoint_seconds = 0;
+    OK(settings_write(home, &settings, &err));
+    OK(attune_store_open(home, NULL, &store, &err));
+    char path[128];
+    snprintf(path, sizeof path, "%s/rows.jsonl", home);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    for (int i = 0; i < ROWS; i++)
+        fprintf(f, "{\"prompt\": \"how is boat number %d?\", \"response\": \"the wind will turn %d times\", \"time\": %d}\n",
+                i, i % 4, 1000 + i);
+    assert_int_equal(fclose(f), 0);
+    OK(attune_store_import(store, path, NULL, NULL, &err));
+    attune_store_close(store);
+}
+static void remove_home(const char *home) {
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", home);
+    assert_int_equal(system(command), 0);
+}
+
+static attune_job *open_job(const char *home) {
+    attune_job_options options;
+    attune_job *job = NULL;
+    ATTUNE_INIT(options);
+    options.now = 1;
+    options.threads = 2;
+    OK(attune_job_open(home, &options, &job, &err));
+    return job;
+}
+static int step(attune_job *job) {
+    attune_error err = {0};
+    int code = attune_job_step(job, &err);
+    if (code < 0) fail_msg("%s (%s)", err.message, err.where);
+    return code;
+}
+
+struct end {
+    double before[ROWS], after[ROWS];
+    float *parameters;
+    size_t n, n_judge;
+    char state[24], run[65];
+};
+static struct end end_of(const attune_job *job) {
+    struct end end = {.n = job->trainer->lora->n, .n_judge = job->plan.n_judge};
+    memcpy(end.before, job->before, end.n_judge * sizeof(double));
+    memcpy(end.after, job->after, end.n_judge * sizeof(double));
+    end.parameters = malloc(end.n * sizeof(float));
+    assert_non_null(end.parameters);
+    memcpy(end.parameters, job->trainer->lora->parameters, end.n * sizeof(float));
+    strcpy(end.state, job->plan.row.state);
+    strcpy(end.run, job->plan.row.id);
+    return end;
+}
+
+/* `units` a call, 0: all in one. */
+static struct end run_home(double held_out, double epochs, int units) {
+    char home[64];
+    make_home(home, held_out, epochs);
+    attune_job *job = NULL;
+    for (int code = ATTUNE_CONTINUE; code != ATTUNE_DONE;) {
+        attune_job_close(job);
+        job = open_job(home);
+        assert_int_equal(step(job), ATTUNE_CONTINUE); /* the plan, new or found */
+        code = ATTUNE_CONTINUE;
+        for (int i = 0; code == ATTUNE_CONTINUE && (units == 0 || i < units); i++) code = step(job);
+        assert_true(code == ATTUNE_CONTINUE || code == ATTUNE_DONE);
+    }
+    struct end end = end_of(job);
+    attune_job_close(job);
+    remove_home(home);
+    return end;
+}
+
+static void check(double held_out, double epochs, int units) {
+    struct end whole = run_home(held_out, epochs, 0);
+    for (; units > 0; units -= 3) {
+        struct end cut = run_home(held_out, epochs, units);
+        assert_string_equal(cut.run, whole.run);
+        assert_string_equal(cut.state, whole.state);
+        assert_int_equal(cut.n_judge, whole.n_judge);
+        assert_memory_equal(cut.before, whole.before, whole.n_judge * sizeof(double));
+        assert_memory_equal(cut.after, whole.after, whole.n_judge * sizeof(double));
+        assert_int_equal(cut.n, whole.n);
+        assert_memory_equal(cut.parameters, whole.parameters, whole.n * sizeof(float));
+        free(cut.parameters);
+    }
+    free(whole.parameters);
+}
+static void test_cut_off_with_folds(void **state) {
+    (void)state;
+    check(0.01, 1, 4);
+    check(0.01, 2.5, 2);
+}
+static void test_cut_off_with_held_out_rows(void **state) {
+    (void)state;
+    check(0.5, 1.5, 4);
+}
+
+/* What a judge said comes back as it was, a loss that is not a number too: it must not turn into a good one. */
+static void test_losses_come_back(void **state) {
+    (void)state;
+    static const double said[] = {1.0 / 3, NAN, 0, 1e-300, 12345.678901234567, INFINITY};
+    char home[64];
+    int found = 0;
+    make_home(home, 0.01, 1);
+    attune_job *job = open_job(home);
+    assert_int_equal(step(job), ATTUNE_CONTINUE);
+    assert_true(job->plan.n_judge >= 6);
+    memcpy(job->before, said, sizeof said);
+    memcpy(job->after, said, sizeof said);
+    OK(phases_checkpoint(job, &err));
+    memset(job->before, 0, sizeof said);
+    memset(job->after, 0, sizeof said);
+    OK(phases_resume(job, &found, &err));
+    assert_int_equal(found, 1);
+    for (size_t i = 0; i < 6; i++) {
+        assert_true(isfinite(said[i]) ? job->before[i] == said[i] : !isfinite(job->before[i]));
+        assert_true(isfinite(said[i]) ? job->after[i] == said[i] : !isfinite(job->after[i]));
+    }
+    attune_job_close(job);
+    remove_home(home);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cut_off_with_folds),
+        cmocka_unit_test(test_cut_off_with_held_out_rows),
+        cmocka_unit_test(test_losses_come_back),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,344 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <locale.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "job/home.h"
+
+#define OK(call)                                                                                                       \
+    do {                                                                                                               \
+        attune_error err = {0};                                                                                        \
+        int code_ = (call);                                                                                            \
+        if (code_ != ATTUNE_OK) fail_msg("%s: %d %s (%s)", #call, code_, err.message, err.where);                       \
+    } while (0)
+
+#define SHA "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+#define HEAD "base = /models/base.gguf\nbase_sha256 = " SHA "\n"
+enum { HEAD_LINES = 2 };
+
+static char home[64], path[128];
+
+static int setup(void **state) {
+    (void)state;
+    strcpy(home, "/tmp/attune-settings-XXXXXX");
+    if (!mkdtemp(home)) return -1;
+    snprintf(path, sizeof path, "%s/attune.conf", home);
+    return 0;
+}
+static int teardown(void **state) {
+    (void)state;
+    unlink(path);
+    return rmdir(home);
+}
+static void put(const char *text, size_t n) {
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(text, 1, n, f), n);
+    assert_int_equal(fclose(f), 0);
+}
+static int read_text(const char *text, struct settings *out, attune_error *err) {
+    *err = (attune_error){0};
+    put(text, strlen(text));
+    return settings_read(home, out, err);
+}
+
+static void assert_same(const struct settings *a, const struct settings *b, int recipe_only) {
+    const struct train_config *x = &a->train, *y = &b->train;
+    assert_int_equal(a->merge, b->merge);
+    assert_memory_equal(&x->lora, &y->lora, sizeof x->lora);
+    const float *floats[][2] = {{&x->dropout, &y->dropout}, {&x->learning_rate, &y->learning_rate},
+                                {&x->warmup, &y->warmup}, {&x->beta1, &y->beta1}, {&x->beta2, &y->beta2},
+                                {&x->epsilon, &y->epsilon}, {&x->weight_decay, &y->weight_decay},
+                                {&x->clip, &y->clip}};
+    for (size_t i = 0; i < sizeof floats / sizeof *floats; i++)
+        assert_memory_equal(floats[i][0], floats[i][1], sizeof(float));
+    assert_int_equal(x->schedule, y->schedule);
+    assert_true(x->batch == y->batch && x->max_tokens == y->max_tokens && x->micro_tokens == y->micro_tokens);
+    assert_true(x->seed == y->seed);
+    assert_memory_equal(&a->epochs, &b->epochs, sizeof a->epochs);
+    assert_memory_equal(&a->held_out, &b->held_out, sizeof a->held_out);
+    assert_int_equal(a->shuffle, b->shuffle);
+    if (recipe_only) return;
+    assert_string_equal(a->base, b->base);
+    assert_string_equal(a->base_sha256, b->base_sha256);
+    assert_true(a->memory == b->memory);
+    assert_memory_equal(&a->checkpoint_seconds, &b->checkpoint_seconds, sizeof a->checkpoint_seconds);
+    assert_int_equal(a->charger_required, b->charger_required);
+    assert_int_equal(a->battery_min, b->battery_min);
+}
+
+/* Out to the file and back, out to a run's configuration and back. */
+static void check_round_trip(const struct settings *settings) {
+    struct settings back;
+    char text[1024], again[1024];
+    memset(&back, 0x5a, sizeof back);
+    OK(settings_write(home, settings, &err));
+    OK(settings_read(home, &back, &err));
+    assert_same(settings, &back, 0);
+    settings_configuration(settings, text, sizeof text);
+    assert_true(strlen(text) < sizeof text - 60); /* room for what a plan puts in front */
+    settings_default(&back);
+    OK(settings_from_configuration(text, &back, &err));
+    assert_same(settings, &back, 1);
+    settings_configuration(&back, again, sizeof again);
+    assert_string_equal(text, again);
+}
+
+static struct settings complete(void) {
+    struct settings s;
+    settings_default(&s);
+    strcpy(s.base, "/models/a base.gguf");
+    strcpy(s.base_sha256, SHA);
+    return s;
+}
+
+static void test_round_trip(void **state) {
+    (void)state;
+    struct settings s = complete();
+    check_round_trip(&s);
+    s.merge = MERGE_SAME;
+    s.train = (struct train_config){
+        .lora = {16, 31.4f, 1 << TARGET_Q | 1 << TARGET_UP}, .dropout = 0.1f, .learning_rate = 2.5e-4f,
+        .schedule = SCHEDULE_CONSTANT, .warmup = 1.0f / 3, .beta1 = 0.85f, .beta2 = 0.97f, .epsilon = 1e-6f,
+        .weight_decay = 0.07f, .clip = 0.3f, .batch = 3, .max_tokens = 300, .micro_tokens = 700,
+        .seed = 18446744073709551615u};
+    s.epochs = 1.0 / 3;
+    s.shuffle = 0;
+    s.held_out = 0.123456789012345;
+    s.memory = 123456789;
+    s.checkpoint_seconds = 12.5;
+    s.charger_required = 0;
+    s.battery_min = 55;
+    check_round_trip(&s);
+    for (int merge = MERGE_NONE; merge <= MERGE_SAME; merge++) {
+        s.merge = (enum merge_mode)merge;
+        check_round_trip(&s);
+    }
+    for (uint32_t targets = 1; targets <= LORA_ALL_TARGETS; targets++) {
+        s.train.lora.targets = targets;
+        check_round_trip(&s);
+    }
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+}
+
+static void test_longest_configuration(void **state) {
+    (void)state;
+    struct settings s = complete();
+    s.train.lora = (struct lora_config){256, 1234.56787f, LORA_ALL_TARGETS - (1 << TARGET_V)};
+    s.train.dropout = s.train.warmup = s.train.beta1 = s.train.beta2 = 0.123456791f;
+    s.train.learning_rate = 1.23456795e-25f;
+    s.train.weight_decay = 1.23456795e-25f;
+    s.train.clip = 1.23456795e-25f;
+    s.train.epsilon = 1.23456783e-10f;
+    s.train.batch = 1024;
+    s.train.max_tokens = s.train.micro_tokens = 1 << 20;
+    s.train.seed = 18446744073709551615u;
+    s.epochs = 99.123456789012345;
+    s.held_out = 0.12345678901234567;
+    check_round_trip(&s);
+    memset(s.base, 'b', sizeof s.base - 1);
+    s.base[sizeof s.base - 1] = 0;
+    check_round_trip(&s);
+}
+
+/* ---- limits of each key: what is at them is taken, and comes back; what is behind them is refused ---- */
+
+static const struct {
+    const char *key, *good[6], *bad[10];
+} limits[] = {
+    {"base_sha256", {SHA}, {SHA "0"}},
+    {"merge", {"none", "f16", "q8", "same"}, {"auto", "F16", "q4", ""}},
+    {"rank", {"1", "256", "8"}, {"0", "257", "-1", "1.5", "", "eight", "8x", "nan", "inf"}},
+    {"alpha", {"0.001", "65536", "16.25"}, {"0", "-1", "0.00099", "65537", "nan", "inf", "1e400"}},
+    {"targets", {"all", "attn_q", "attn_q,ffn_up", "ffn_down,attn_k"}, {"", "attn_x", "attn_q,", "attn_q,nothing"}},
+    {"dropout", {"0", "0.95", "0.5"}, {"-0.01", "0.951", "1", "nan"}},
+    {"learning_rate", {"0", "1", "1e-5"}, {"-1e-9", "1.01", "nan", "inf", "0,001"}},
+    {"schedule", {"constant", "cosine"}, {"linear", "", "0", "cosine|constant", "constant|"}},
+    {"warmup", {"0", "1", "0.05"}, {"-0.1", "1.1"}},
+    {"beta1", {"0", "0.9999"}, {"1", "-0.1", "0.99991"}},
+    {"beta2", {"0", "0.999999"}, {"1", "-0.1", "0.9999999"}},
+    {"epsilon", {"1e-20", "1", "1e-8"}, {"0", "9e-21", "1.1", "-1e-8", "1e-400"}},
+    {"weight_decay", {"0", "10"}, {"-1", "10.1"}},
+    {"clip", {"0", "1e6", "1000000"}, {"-1", "1.1e6"}},
+    {"batch", {"1", "1024"}, {"0", "1025", "2.5"}},
+    {"epochs", {"0.01", "100", "0.25"}, {"0", "0.009", "101"}},
+    {"order", {"recorded", "shuffled"}, {"random", ""}},
+    {"max_tokens", {"16", "1048576"}, {"15", "1048577", "1e20"}},
+    {"micro_tokens", {"16", "1048576"}, {"15", "1048577"}},
+    {"held_out", {"0.01", "0.5"}, {"0", "0.009", "0.51", "1"}},
+    {"seed", {"0", "1", "18446744073709551615"}, {"-1", "", "1.5", "18446744073709551616", "+1", "seed"}},
+    {"checkpoint_seconds", {"0", "86400", "0.5"}, {"-1", "86401"}},
+    {"memory", {"1000000", "1M", "600M", "2.5G", "977K", "1000G"}, {"0", "999999", "1", "600T", "600MB", "M", "-600M", "1e16", "inf"}},
+    {"charger", {"ignored", "required"}, {"yes", ""}},
+    {"battery_min", {"0", "100"}, {"-1", "101", "30.5"}},
+};
+
+static void test_limits(void **state) {
+    (void)state;
+    char text[1024], line[16];
+    for (size_t k = 0; k < sizeof limits / sizeof *limits; k++) {
+        const char *key = limits[k].key, *head = strcmp(key, "base_sha256") ? HEAD : "base = b\n# the hash:\n";
+        struct settings s;
+        attune_error err;
+        snprintf(line, sizeof line, ":line %d", HEAD_LINES + 1);
+        for (size_t g = 0; g < 6 && limits[k].good[g]; g++) {
+            snprintf(text, sizeof text, "%s%s = %s\n", head, key, limits[k].good[g]);
+            if (read_text(text, &s, &err) != ATTUNE_OK) fail_msg("%s = %s: %s", key, limits[k].good[g], err.message);
+            check_round_trip(&s);
+        }
+        for (size_t b = 0; b < 10 && limits[k].bad[b]; b++) {
+            snprintf(text, sizeof text, "%s%s = %s\n", head, key, limits[k].bad[b]);
+            memset(&s, 0x5a, sizeof s);
+            if (read_text(text, &s, &err) != ATTUNE_ERROR_FORMAT) fail_msg("%s = %s was taken", key, limits[k].bad[b]);
+            if (!strstr(err.where, line) || !strstr(err.message, key))
+                fail_msg("%s = %s: \"%s\" at \"%s\"", key, limits[k].bad[b], err.message, err.where);
+            assert_int_equal(*(unsigned char *)&s, 0x5a);
+        }
+    }
+}
+
+/* ---- lines ---- */
+
+static void test_lines(void **state) {
+    (void)state;
+    struct settings s;
+    attune_error err;
+    assert_int_equal(read_text("\n# a comment = 1\n\t base\t=  /a b/c = d.gguf \r\nbase_sha256=" SHA "\n   \nrank=3", &s, &err),
+                     ATTUNE_OK);
+    assert_string_equal(s.base, "/a b/c = d.gguf");
+    assert_int_equal(s.train.lora.rank, 3);
+    assert_int_equal(read_text(HEAD "max_tokens = 600\n", &s, &err), ATTUNE_OK);
+    assert_true(s.train.micro_tokens >= 600); /* a text goes through in one piece */
+
+    static const struct {
+        const char *text, *where, *message;
+    } wrong[] = {
+        {HEAD "colour = red\n", ":line 3", "colour"},
+        {HEAD "\n\nRank = 3\n", ":line 5", "Rank"},
+        {HEAD "rank = 3\nbatch = 2\nrank = 3\n", ":line 5", "rank is set twice"},
+        {HEAD "rank 3\n", ":line 3", "rank 3"},
+        {HEAD "= 3\n", ":line 3", "\"\""},
+        {"\xef\xbb\xbf" HEAD, ":line 1", "base"},
+        {"base = x\n", "attune.conf", "base_sha256"},
+        {"base_sha256 = " SHA "\n", "attune.conf", "base"},
+        {"base = x\nbase_sha256 = 0123\n", "attune.conf", "base_sha256"},
+        {"", "attune.conf", "init"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        if (read_text(wrong[i].text, &s, &err) != ATTUNE_ERROR_FORMAT) fail_msg("text %zu was taken", i);
+        if (!strstr(err.where, wrong[i].where) || !strstr(err.message, wrong[i].message))
+            fail_msg("text %zu: \"%s\" at \"%s\"", i, err.message, err.where);
+    }
+}
+
+static void test_bytes_that_are_no_text(void **state) {
+    (void)state;
+    struct settings s;
+    attune_error err = {0};
+    static char text[5000];
+    int n = snprintf(text, sizeof text, HEAD "rank = 3");
+    text[n++] = 0;
+    text[n++] = '7';
+    put(text, (size_t)n);
+    assert_int_equal(settings_read(home, &s, &err), ATTUNE_ERROR_FORMAT);
+    assert_non_null(strstr(err.where, ":line 3"));
+    n = snprintf(text, sizeof text, HEAD "# ");
+    memset(text + n, 'x', 3000);
+    put(text, (size_t)n + 3000);
+    assert_int_equal(settings_read(home, &s, &err), ATTUNE_ERROR_FORMAT);
+    assert_non_null(strstr(err.where, ":line 3"));
+    n = snprintf(text, sizeof text, "base_sha256 = " SHA "\nbase = ");
+    memset(text + n, 'x', 1024); /* one too many */
+    put(text, (size_t)n + 1024);
+    assert_int_equal(settings_read(home, &s, &err), ATTUNE_ERROR_FORMAT);
+    put(text, (size_t)n + 1023);
+    assert_int_equal(settings_read(home, &s, &err), ATTUNE_OK);
+    assert_int_equal(strlen(s.base), 1023);
+    unlink(path);
+    assert_int_equal(settings_read(home, &s, &err), ATTUNE_ERROR_IO);
+    assert_int_equal(mkfifo(path, 0600), 0); /* nothing is waited for */
+    assert_true(settings_read(home, &s, &err) < 0);
+    unlink(path);
+}
+
+/* ---- a run's configuration ---- */
+
+static void test_configuration(void **state) {
+    (void)state;
+    struct settings s = complete(), back;
+    attune_error err = {0};
+    char text[1024], short_text[1024];
+    settings_configuration(&s, text, sizeof text);
+    assert_null(strstr(text, "models")); /* paths, memory and power are no part of what is computed */
+    assert_null(strstr(text, "memory"));
+    assert_null(strstr(text, "charger"));
+    /* every key is needed, and its value is checked as in attune.conf */
+    for (const char *key = strchr(text, '"'); key; key = strchr(strchr(key, ',') ? strchr(key, ',') : "", '"')) {
+        size_t before = (size_t)(key - text);
+        snprintf(short_text, sizeof short_text, "%.*s\"x%s", (int)before, text, key + 1);
+        settings_default(&back);
+        if (settings_from_configuration(short_text, &back, &err) != ATTUNE_ERROR_FORMAT)
+            fail_msg("%.30s is not needed", key);
+        if (!strchr(key, ',')) break;
+    }
+    static const char *const wrong[] = {"", "[]", "{", "{}", "null", "{\"rank\": 8}"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        assert_int_equal(settings_from_configuration(wrong[i], &back, &err), ATTUNE_ERROR_FORMAT);
+    char *rank = strstr(text, "\"rank\": \"8\"");
+    assert_non_null(rank);
+    rank[strlen("\"rank\": \"")] = '0';
+    assert_int_equal(settings_from_configuration(text, &back, &err), ATTUNE_ERROR_FORMAT);
+    assert_non_null(strstr(err.message, "rank"));
+}
+
+/* A host that writes its numbers with a comma: our files have a point all the same. */
+static void test_locale_of_the_host(void **state) {
+    (void)state;
+    char command[256], locales[128], plain[1024], text[1024];
+    struct settings s = complete(), back;
+    s.train.learning_rate = 2.5e-4f;
+    s.held_out = 0.125;
+    settings_configuration(&s, plain, sizeof plain);
+    snprintf(locales, sizeof locales, "%s/de_DE.UTF-8", home);
+    snprintf(command, sizeof command, "localedef -i de_DE -f UTF-8 %s >/dev/null 2>&1", locales);
+    if (system(command) == 0) setenv("LOCPATH", home, 1); /* else the system's own, if it has one */
+    char *found = setlocale(LC_ALL, "de_DE.UTF-8");
+    if (found) {
+        snprintf(text, sizeof text, "%.1f", 0.5);
+        assert_string_equal(text, "0,5");
+        OK(settings_write(home, &s, &err));
+        OK(settings_read(home, &back, &err));
+        assert_same(&s, &back, 0);
+        settings_configuration(&s, text, sizeof text);
+        assert_string_equal(text, plain);
+        OK(settings_from_configuration(plain, &back, &err));
+        assert_same(&s, &back, 1);
+        snprintf(text, sizeof text, "%.1f", 0.5);
+        assert_string_equal(text, "0,5"); /* the host's choice stands */
+    }
+    setlocale(LC_ALL, "C");
+    unsetenv("LOCPATH");
+    snprintf(command, sizeof command, "rm -rf %s", locales);
+    assert_int_equal(system(command), 0);
+    if (!found) skip();
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_longest_configuration),
+        cmocka_unit_test(test_limits),     cmocka_unit_test(test_lines),
+        cmocka_unit_test(test_bytes_that_are_no_text), cmocka_unit_test(test_configuration),
+        cmocka_unit_test(test_locale_of_the_host),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
