@@ -1,9 +1,11 @@
 #include "job/home.h"
 
+#include "adapters/adapter_file.h"
 #include "core/base/options.h"
 #include "core/base/hash.h"
 #include "datastore/store.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -70,6 +72,11 @@ void home_unlock(int fd) {
 
 /* ---- CURRENT ---- */
 
+static int current_damaged(const char *path, attune_error *err) {
+    return error_set(err, ATTUNE_ERROR_FORMAT, path,
+                     "damaged; choose the active adapter again with: attune adapters use N (or base)");
+}
+
 int current_read(const char *home, int *number, char sha256[65], char text[128], attune_error *err) {
     char path[HOME_PATH_MAX], content[128] = "base\n", digits[66] = "";
     struct file_bytes file;
@@ -77,11 +84,14 @@ int current_read(const char *home, int *number, char sha256[65], char text[128],
     int code = home_file(home, "CURRENT", path, err);
     if (code != ATTUNE_OK) return code;
     if (stat(path, &st) == 0) {
+        if ((uint64_t)st.st_size >= sizeof content) return current_damaged(path, err);
         code = file_bytes_open(path, FILE_READ, sizeof content - 1, &file, err);
         if (code != ATTUNE_OK) return code;
         memcpy(content, file.data, file.size);
         content[file.size] = 0;
+        size_t n = file.size;
         file_bytes_close(&file);
+        if (strlen(content) != n) return current_damaged(path, err);
     } else if (errno != ENOENT) {
         return error_set_errno(err, path, "cannot read which adapter is active");
     }
@@ -89,8 +99,7 @@ int current_read(const char *home, int *number, char sha256[65], char text[128],
     if (strcmp(content, "base\n") != 0 &&
         (sscanf(content, "%9d %64[0-9a-f]%n", &n, digits, &end) != 2 || n < 1 || strlen(digits) != 64 ||
          strcmp(content + end, "\n") != 0))
-        return error_set(err, ATTUNE_ERROR_FORMAT, path,
-                         "damaged; choose the active adapter again with: attune adapters use N (or base)");
+        return current_damaged(path, err);
     *number = n;
     if (sha256) memcpy(sha256, digits, 65);
     if (text) memcpy(text, content, 128);
@@ -127,12 +136,13 @@ static int remembered(const char *cache, const char *stamp, char sha256[65]) {
     return found;
 }
 
-static int hash_open_base(const char *home, const struct file_bytes *file, char sha256[65], attune_error *err) {
+static int hash_open_base(const char *home, const struct file_bytes *file, const char *wanted, char sha256[65],
+                          attune_error *err) {
     char cache[HOME_PATH_MAX], stamp[HOME_PATH_MAX], line[HOME_PATH_MAX + 80];
     int code = home_file(home, "cache/base.sha256", cache, err);
     if (code != ATTUNE_OK) return code;
     stamp_text(file, stamp, sizeof stamp);
-    if (remembered(cache, stamp, sha256)) return ATTUNE_OK;
+    if (wanted && remembered(cache, stamp, sha256) && strcmp(sha256, wanted) == 0) return ATTUNE_OK;
     hash_bytes(file->data, file->size, sha256);
     snprintf(line, sizeof line, "%s %s", sha256, stamp);
     /* Only a cache: that it cannot be written costs time, not correctness. */
@@ -140,11 +150,11 @@ static int hash_open_base(const char *home, const struct file_bytes *file, char 
     return ATTUNE_OK;
 }
 
-int base_hash(const char *home, const char *path, char sha256[65], attune_error *err) {
+int base_hash(const char *home, const char *path, const char *wanted, char sha256[65], attune_error *err) {
     struct file_bytes file;
     int code = file_bytes_open(path, FILE_MAP, SIZE_MAX, &file, err);
     if (code != ATTUNE_OK) return code;
-    code = hash_open_base(home, &file, sha256, err);
+    code = hash_open_base(home, &file, wanted, sha256, err);
     file_bytes_close(&file);
     return code;
 }
@@ -155,7 +165,7 @@ int home_model(const char *home, const struct settings *settings, enum file_load
     char sha256[65];
     int code = model_open(settings->base, load, &model, err);
     if (code != ATTUNE_OK) return code;
-    code = hash_open_base(home, &model->gguf->file, sha256, err);
+    code = hash_open_base(home, &model->gguf->file, settings->base_sha256, sha256, err);
     if (code == ATTUNE_OK && strcmp(sha256, settings->base_sha256) != 0)
         code = error_set(err, ATTUNE_ERROR_MISMATCH, settings->base,
                          "another base model than this home was made for (sha256 %.12s, wanted %.12s); put the old file "
@@ -218,14 +228,31 @@ static void remove_leftovers(const char *home) {
     closedir(dir);
 }
 
+int home_adapter_read(const char *home, const struct model *model, int number, const char *wanted, struct lora **out,
+                      attune_error *err) {
+    char path[HOME_PATH_MAX + 32], sha256[65];
+    struct lora *lora = NULL;
+    home_adapter_path(home, number, path);
+    int code = adapter_read(path, model, &lora, NULL, sha256, err);
+    if (code == ATTUNE_OK && strcmp(sha256, wanted) != 0)
+        code = error_set(err, ATTUNE_ERROR_FORMAT, path, "the file is not the one that was published; use another adapter");
+    if (code != ATTUNE_OK) {
+        lora_destroy(lora);
+        return code;
+    }
+    *out = lora;
+    return ATTUNE_OK;
+}
+
 int home_reconcile(const char *home, attune_store *store, attune_error *err) {
     int highest = 0, number = 0;
+    char sha256[65];
     attune_adapter_info info;
     char cache[HOME_PATH_MAX];
     remove_leftovers(home);
     if (home_file(home, "cache", cache, NULL) == ATTUNE_OK) remove_leftovers(cache);
     int code = highest_file(home, 1, &highest, err);
-    if (code == ATTUNE_OK) code = current_read(home, &number, NULL, NULL, err);
+    if (code == ATTUNE_OK) code = current_read(home, &number, sha256, NULL, err);
     if (code != ATTUNE_OK) return code;
     ATTUNE_INIT(info);
     if (number > 0) {
@@ -233,6 +260,11 @@ int home_reconcile(const char *home, attune_store *store, attune_error *err) {
         if (code == ATTUNE_ERROR_NOT_FOUND)
             return error_set(err, ATTUNE_ERROR_FORMAT, home,
                              "CURRENT names adapter %d, which the store does not know; choose another with: attune "
+                             "adapters use N (or base)",
+                             number);
+        if (code == ATTUNE_OK && strcmp(info.sha256, sha256) != 0)
+            return error_set(err, ATTUNE_ERROR_FORMAT, home,
+                             "CURRENT names another file for adapter %d than the store; choose again with: attune "
                              "adapters use N (or base)",
                              number);
         if (code != ATTUNE_OK || info.active) return code;
@@ -289,8 +321,11 @@ int attune_home_init(const char *home, const char *base, const attune_home_optio
     settings_default(&settings);
     char *absolute = realpath(base, NULL);
     if (!absolute) return error_set_errno(err, base, "cannot open the base model");
-    if (strlen(absolute) >= sizeof settings.base || strpbrk(absolute, "\n\r")) {
-        code = error_set(err, ATTUNE_ERROR_ARGUMENT, base, "the base model's path is too long or holds a line break");
+    size_t length = strlen(absolute);
+    /* what attune.conf could not give back */
+    if (length >= sizeof settings.base || strpbrk(absolute, "\n\r") || isspace((unsigned char)absolute[length - 1])) {
+        code = error_set(err, ATTUNE_ERROR_ARGUMENT, base,
+                         "the base model's path is too long, holds a line break or ends in a blank; give it another name");
         goto out;
     }
     strcpy(settings.base, absolute);

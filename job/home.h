@@ -48,11 +48,15 @@ void home_unlock(int fd);
 int current_read(const char *home, int *number, char sha256[65], char text[128], attune_error *err);
 int current_write(const char *home, int number, const char *sha256, attune_error *err);
 
-/* The base's hash, remembered in cache/ by inode, size, mtime and ctime. */
-int base_hash(const char *home, const char *path, char sha256[65], attune_error *err);
+/* The base's hash, remembered in cache/ by inode, size, mtime and ctime. Memory is believed when it says what is
+ * wanted (nullable); to say that this is another file, the file itself is hashed. */
+int base_hash(const char *home, const char *path, const char *wanted, char sha256[65], attune_error *err);
 /* Opens the home's base, refuses another file than at init. */
 int home_model(const char *home, const struct settings *settings, enum file_load load, struct model **out,
                attune_error *err);
+/* adapters/<number>.gguf as the store knows it: whole, for this base, with the recorded sha256 `wanted`. */
+int home_adapter_read(const char *home, const struct model *model, int number, const char *wanted, struct lora **out,
+                      attune_error *err);
 /* Under the lock: the store's adapter rows follow CURRENT and the files; leftover temporaries go. */
 int home_reconcile(const char *home, attune_store *store, attune_error *err);
 /* Next free adapter number: above every file and row. */

@@ -49,6 +49,7 @@ static int gather_row(const struct store_row *row, void *user, attune_error *err
 }
 
 static void drop_front(struct example_set *set, size_t n) {
+    if (n == 0) return;
     for (size_t i = 0; i < n; i++) {
         free(set->items[i].ids);
         free(set->items[i].supervised);

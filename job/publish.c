@@ -14,8 +14,25 @@ struct search {
 };
 static int same_run(const attune_adapter_info *info, void *user) {
     struct search *search = user;
-    if (strcmp(info->run, search->run) == 0 && strcmp(info->state, "revoked") != 0) search->number = info->number;
+    if (strcmp(info->run, search->run) == 0 && strcmp(info->state, "revoked") != 0 &&
+        strcmp(info->origin, "trained") == 0)
+        search->number = info->number;
     return 0;
+}
+
+/* This run was published before, and its file is as it was: *info is its row. */
+static int published_before(const char *home, attune_store *store, const struct model *model, const char *run,
+                            attune_adapter_info *info, int *found, attune_error *err) {
+    struct search search = {.run = run};
+    struct lora *lora = NULL;
+    *found = 0;
+    int code = store_adapters(store, same_run, &search, err);
+    if (code != ATTUNE_OK || !search.number) return code;
+    code = store_adapter_get(store, search.number, info, err);
+    if (code != ATTUNE_OK) return code;
+    *found = home_adapter_read(home, model, info->number, info->sha256, &lora, NULL) == ATTUNE_OK;
+    lora_destroy(lora);
+    return ATTUNE_OK;
 }
 
 /* The file of this run, when an earlier call got as far as writing it: the newest number's. */
@@ -62,13 +79,12 @@ static int write_file(const char *home, attune_store *store, const struct model 
 int publish(const char *home, attune_store *store, const struct model *model, const struct lora *lora,
             const char *parent_sha256, struct store_run *run, attune_error *err) {
     attune_adapter_info info;
-    struct search search = {.run = run->id};
+    int found;
     ATTUNE_INIT(info);
-    int code = store_adapters(store, same_run, &search, err);
+    int code = published_before(home, store, model, run->id, &info, &found, err);
     if (code != ATTUNE_OK) return code;
-    if (search.number) {
-        code = store_adapter_get(store, search.number, &info, err);
-    } else {
+    if (!found) {
+        ATTUNE_INIT(info);
         code = write_file(home, store, model, lora, parent_sha256, run, &info, err);
         if (code != ATTUNE_OK) return code;
         info.parent = run->parent;

@@ -13,15 +13,15 @@
 struct choice {
     char path[HOME_PATH_MAX + 32];
     int number; /* 0: base, -1: a file */
-    char current[128];
+    char current[128], sha256[65]; /* sha256: of the active adapter, "" for others */
 };
 
 /* "active", "base", a number, or a file. */
 static int choose(const char *home, const char *adapter, struct choice *out, attune_error *err) {
     int active;
-    char *end;
+    char *end, sha256[65];
     *out = (struct choice){.number = 0};
-    int code = current_read(home, &active, NULL, out->current, err);
+    int code = current_read(home, &active, sha256, out->current, err);
     if (code != ATTUNE_OK) return code;
     if (!adapter || strcmp(adapter, "active") == 0) {
         out->number = active;
@@ -40,6 +40,7 @@ static int choose(const char *home, const char *adapter, struct choice *out, att
         }
     }
     if (out->number > 0) home_adapter_path(home, out->number, out->path);
+    if (out->number > 0 && out->number == active) memcpy(out->sha256, sha256, sizeof sha256);
     return ATTUNE_OK;
 }
 
@@ -48,25 +49,32 @@ int attune_engine_open(const char *home, const attune_engine_options *options, a
     char path[HOME_PATH_MAX], sha256[65];
     struct settings settings;
     struct choice choice;
+    attune_engine *engine = NULL;
     attune_engine_options o;
     int code = options_read(&o, sizeof o, options, "attune_engine_options", err);
     if (code == ATTUNE_OK) code = home_resolve(home, path, err);
     if (code == ATTUNE_OK) code = settings_read(path, &settings, err);
     if (code == ATTUNE_OK) code = choose(path, o.adapter, &choice, err);
-    if (code == ATTUNE_OK) code = base_hash(path, settings.base, sha256, err);
+    if (code == ATTUNE_OK) code = base_hash(path, settings.base, settings.base_sha256, sha256, err);
     if (code != ATTUNE_OK) return code;
     if (strcmp(sha256, settings.base_sha256) != 0)
         return error_set(err, ATTUNE_ERROR_MISMATCH, settings.base,
                          "another base model than this home was made for; put the old file back, or make a new home");
     if (o.merge && (code = merge_mode_parse(o.merge, &settings.merge, err)) != ATTUNE_OK) return code;
     code = engine_create(settings.base, sha256, choice.number ? choice.path : NULL, choice.number, settings.merge,
-                         o.threads, o.read ? FILE_READ : FILE_MAP, out, err);
+                         o.threads, o.read ? FILE_READ : FILE_MAP, &engine, err);
     if (code == ATTUNE_ERROR_IO && choice.number > 0)
         return error_set(err, ATTUNE_ERROR_NOT_FOUND, choice.path,
                          "adapter %d cannot be read; `attune adapters list` shows those there are", choice.number);
     if (code != ATTUNE_OK) return code;
-    memcpy((*out)->home, path, sizeof path);
-    snprintf((*out)->current, sizeof (*out)->current, "%s", choice.current);
+    if (*choice.sha256 && strcmp(choice.sha256, engine->adapter_sha256) != 0) {
+        attune_engine_close(engine);
+        return error_set(err, ATTUNE_ERROR_FORMAT, choice.path,
+                         "the file is not the one that was published; use another adapter");
+    }
+    memcpy(engine->home, path, sizeof path);
+    snprintf(engine->current, sizeof engine->current, "%s", choice.current);
+    *out = engine;
     return ATTUNE_OK;
 }
 

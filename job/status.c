@@ -1,5 +1,4 @@
 /* What a home holds and how it is: status for people, checks for when something is wrong. */
-#include "adapters/adapter_file.h"
 #include "core/base/options.h"
 #include "datastore/store.h"
 #include "energy/power.h"
@@ -19,7 +18,7 @@ static int count_adapter(const attune_adapter_info *info, void *user) {
 static void describe_base(const char *home, attune_status *s) {
     struct model *model = NULL;
     char sha256[65];
-    if (base_hash(home, s->base_path, sha256, NULL) == ATTUNE_OK) s->base_ok = strcmp(sha256, s->base_sha256) == 0;
+    if (base_hash(home, s->base_path, s->base_sha256, sha256, NULL) == ATTUNE_OK) s->base_ok = strcmp(sha256, s->base_sha256) == 0;
     if (model_open(s->base_path, FILE_MAP, &model, NULL) != ATTUNE_OK) return;
     snprintf(s->base_name, sizeof s->base_name, "%s", model->name);
     model_close(model);
@@ -108,33 +107,47 @@ struct check_adapters {
     struct check *check;
     const char *home;
     const struct model *model;
-    int current;
+    int current, found; /* found: the store has a row of the current one */
+    const char *current_sha256;
 };
 
 static int check_adapter(const attune_adapter_info *info, void *user) {
     struct check_adapters *c = user;
-    char path[HOME_PATH_MAX + 32], subject[32], sha256[65];
-    struct adapter_record record;
+    char subject[32];
     struct lora *lora = NULL;
     attune_error e;
-    if (strcmp(info->state, "revoked") == 0) return 0;
+    int current = info->number == c->current, revoked = strcmp(info->state, "revoked") == 0;
+    if (current) {
+        c->found = 1;
+        if (revoked || strcmp(info->sha256, c->current_sha256) != 0)
+            report(c->check, 2, "CURRENT",
+                   revoked ? "the active adapter is revoked; choose another with: attune adapters use N (or base)"
+                           : "it names another file than the store; choose again with: attune adapters use N (or base)");
+    }
+    if (revoked) return 0;
     snprintf(subject, sizeof subject, "adapter %d", info->number);
-    home_adapter_path(c->home, info->number, path);
-    if (adapter_read(path, c->model, &lora, &record, sha256, &e) != ATTUNE_OK)
+    if (home_adapter_read(c->home, c->model, info->number, info->sha256, &lora, &e) != ATTUNE_OK)
         report_error(c->check, subject, &e);
-    else if (strcmp(sha256, info->sha256) != 0)
-        report(c->check, 2, subject, "the file is not the one that was published; use another adapter");
     else
-        report(c->check, 0, subject, info->number == c->current ? "whole, active" : "whole");
+        report(c->check, 0, subject, current ? "whole, active" : "whole");
     lora_destroy(lora);
     return 0;
 }
 
-static void check_store(struct check *check, const char *home, const struct model *model, int current) {
+static void check_adapters(struct check_adapters *adapters, attune_store *store) {
+    attune_error e;
+    if (store_adapters(store, check_adapter, adapters, &e) != ATTUNE_OK)
+        report_error(adapters->check, "adapters", &e);
+    else if (adapters->current && !adapters->found)
+        report(adapters->check, 2, "CURRENT",
+               "it names an adapter that the store does not know; choose another with: attune adapters use N (or base)");
+}
+
+/* adapters NULL: without the base they cannot be looked at. */
+static void check_store(struct check *check, const char *home, struct check_adapters *adapters) {
     attune_store *store = NULL;
     attune_error e;
     char problem[256] = "", text[160];
-    struct check_adapters adapters = {check, home, model, current};
     int64_t interactions, consented, feedback, fresh;
     if (store_open_path(home, 0, &store, &e) != ATTUNE_OK) {
         report_error(check, "store", &e);
@@ -151,7 +164,7 @@ static void check_store(struct check *check, const char *home, const struct mode
         if (interactions > 0 && consented == 0)
             report(check, 1, "consent", "no interaction has consent to train: nothing will be learned");
     }
-    if (model && store_adapters(store, check_adapter, &adapters, &e) != ATTUNE_OK) report_error(check, "adapters", &e);
+    if (adapters) check_adapters(adapters, store);
     attune_store_close(store);
 }
 
@@ -170,24 +183,26 @@ static void check_home(struct check *check, const char *home) {
     struct settings settings;
     attune_error e;
     struct stat st;
-    char sha256[65];
-    int current = 0;
+    char sha256[65], current_sha256[65] = "";
+    struct check_adapters adapters = {.check = check, .home = home, .current_sha256 = current_sha256};
     if (stat(home, &st) == 0 && (st.st_mode & 077))
         report(check, 1, "home", "others may look into it; chmod 700");
     if (settings_read(home, &settings, &e) != ATTUNE_OK) {
         report_error(check, "settings", &e);
-        check_store(check, home, NULL, 0);
+        check_store(check, home, NULL);
         return;
     }
     report(check, 0, "settings", "valid");
     struct model *model = check_base(check, settings.base);
-    if (model && base_hash(home, settings.base, sha256, &e) == ATTUNE_OK) {
+    if (model && base_hash(home, settings.base, settings.base_sha256, sha256, &e) == ATTUNE_OK) {
         if (strcmp(sha256, settings.base_sha256) != 0)
             report(check, 2, "base", "another file than this home was made for; put the old one back, or make a new home");
         model_set_hash(model, settings.base_sha256);
     }
-    if (current_read(home, &current, NULL, NULL, &e) != ATTUNE_OK) report_error(check, "CURRENT", &e);
-    check_store(check, home, model, current);
+    if (current_read(home, &adapters.current, current_sha256, NULL, &e) != ATTUNE_OK)
+        report_error(check, "CURRENT", &e);
+    adapters.model = model;
+    check_store(check, home, model ? &adapters : NULL);
     model_close(model);
 }
 

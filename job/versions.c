@@ -43,6 +43,7 @@ struct listing {
 
 static void as_current_says(attune_adapter_info *info, int current) {
     info->active = info->number == current;
+    if (strcmp(info->state, "revoked") == 0) return;
     if (info->active)
         snprintf(info->state, sizeof info->state, "active");
     else if (strcmp(info->state, "active") == 0)
@@ -67,23 +68,24 @@ int attune_adapter_list(const char *home, attune_adapter_callback callback, void
     return code;
 }
 
+/* As the store has it: `use` mends a damaged CURRENT, so it must not need one. */
 static int find(const struct opened *o, int number, attune_adapter_info *out, attune_error *err) {
-    int current;
     ATTUNE_INIT(*out);
     int code = store_adapter_get(o->store, number, out, err);
     if (code == ATTUNE_ERROR_NOT_FOUND)
         return error_set(err, code, NULL, "no adapter %d; `attune adapters list` shows those there are", number);
-    if (code == ATTUNE_OK) code = current_read(o->home, &current, NULL, NULL, err);
-    if (code == ATTUNE_OK) as_current_says(out, current);
     return code;
 }
 
 int attune_adapter_get(const char *home, int number, attune_adapter_info *out, attune_error *err) {
     struct opened o;
     attune_adapter_info info;
+    int current;
     int code = open_home(home, 0, &o, err);
     if (code != ATTUNE_OK) return code;
     code = find(&o, number, &info, err);
+    if (code == ATTUNE_OK) code = current_read(o.home, &current, NULL, NULL, err);
+    if (code == ATTUNE_OK) as_current_says(&info, current);
     if (code == ATTUNE_OK) code = options_write(out, &info, sizeof info, "attune_adapter_info", err);
     close_home(&o);
     return code;
@@ -97,22 +99,14 @@ static int open_model(const char *home, struct model **out, attune_error *err) {
     return code == ATTUNE_OK ? home_model(home, &settings, FILE_MAP, out, err) : code;
 }
 
-/* The file as the store knows it: whole, for this base, with the recorded hash. */
 static int read_version(const struct opened *o, int number, struct model **model, struct lora **lora,
                         attune_adapter_info *info, attune_error *err) {
-    char path[HOME_PATH_MAX + 32], sha256[65];
-    struct adapter_record record;
     int code = find(o, number, info, err);
     if (code != ATTUNE_OK) return code;
     if (strcmp(info->state, "revoked") == 0)
         return error_set(err, ATTUNE_ERROR_STATE, NULL, "adapter %d is revoked: it learned from what was forgotten", number);
     code = open_model(o->home, model, err);
-    if (code != ATTUNE_OK) return code;
-    home_adapter_path(o->home, number, path);
-    code = adapter_read(path, *model, lora, &record, sha256, err);
-    if (code == ATTUNE_OK && strcmp(sha256, info->sha256) != 0)
-        code = error_set(err, ATTUNE_ERROR_FORMAT, path, "the file is not the one that was published; use another adapter");
-    return code;
+    return code == ATTUNE_OK ? home_adapter_read(o->home, *model, number, info->sha256, lora, err) : code;
 }
 
 static int use(struct opened *o, int number, attune_error *err) {
@@ -153,6 +147,9 @@ int attune_adapter_rollback(const char *home, int *now, attune_error *err) {
         while (parent && code == ATTUNE_OK) {
             code = find(&o, parent, &info, err);
             if (code == ATTUNE_OK && strcmp(info.state, "revoked") != 0) break;
+            if (code == ATTUNE_OK && info.parent >= parent)
+                code = error_set(err, ATTUNE_ERROR_FORMAT, NULL, "adapter %d has the parent %d, which is younger", parent,
+                                 info.parent);
             parent = info.parent;
         }
     }
@@ -176,6 +173,7 @@ int attune_adapter_export(const char *home, int number, const char *format, cons
     if (!format || (!peft && strcmp(format, "gguf") != 0))
         return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "unknown format \"%.40s\": gguf or peft", format ? format : "");
     if (number < 1) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the base is no adapter: give a number from 1");
+    if (!path) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "exporting wants a path to write to");
     int code = open_home(home, 0, &o, err);
     if (code != ATTUNE_OK) return code;
     code = read_version(&o, number, &model, &lora, &info, err);

@@ -226,8 +226,9 @@ static void test_cancelled_amid(void **state) {
     config.micro_tokens = 256;
     struct trainer *trainer = tiny_trainer(tiny, &config), *sound = tiny_trainer(tiny, &config);
     size_t made = 0, cancelled = 0;
-    for (useconds_t i = 0; made < 4 && i < 200; i++) {
-        struct canceller c = {tiny->pool, 200 * i};
+    /* later and later, however slow the machine is: in the end steps are made */
+    for (double after = 50; made < 4; after *= 1.25) {
+        struct canceller c = {tiny->pool, (useconds_t)after};
         struct kept before = keep(trainer);
         pthread_t thread;
         assert_int_equal(pthread_create(&thread, NULL, cancel_later, &c), 0);
