@@ -1,5 +1,4 @@
 /* The public job: opening, budget and power between units, the report. */
-#include "adapters/adapter_file.h"
 #include "core/base/options.h"
 #include "energy/power.h"
 #include "job/phases.h"
@@ -17,39 +16,57 @@ static const double CHECKPOINT_SECONDS = 0.5, GUARD = 1.15;
 /* ---- adapters that a plan starts from or has to beat ---- */
 
 static int read_adapter(const attune_job *job, int number, struct lora **out, char sha256[65], attune_error *err) {
-    char path[HOME_PATH_MAX + 32];
-    struct adapter_record record;
+    attune_adapter_info info;
     *sha256 = 0;
     if (number == 0) return ATTUNE_OK;
-    home_adapter_path(job->home, number, path);
-    return adapter_read(path, job->model, out, &record, sha256, err);
+    ATTUNE_INIT(info);
+    int code = store_adapter_get(job->store, number, &info, err);
+    if (code == ATTUNE_OK) code = home_adapter_read(job->home, job->model, number, info.sha256, out, err);
+    if (code == ATTUNE_OK) memcpy(sha256, info.sha256, sizeof info.sha256);
+    return code;
 }
 
-static uint64_t gate_bytes(const struct model *model, const struct settings *s, int threads) {
-    uint64_t merged = s->merge == MERGE_NONE ? 0 : merge_bytes(model, s->train.lora.targets, s->merge);
+/* ---- memory ---- */
+
+static size_t lora_bytes(const struct model *model, const struct lora_config *config) {
+    return trainer_state_bytes(model, config) / 4; /* parameters, gradient and two moments */
+}
+
+/* opponent: shape of the adapter to beat, NULL: the base. */
+static uint64_t gate_bytes(const struct model *model, const struct settings *s, const struct lora_config *opponent,
+                           int threads) {
+    uint32_t targets = s->train.lora.targets | (opponent ? opponent->targets : 0);
+    size_t rank = opponent && opponent->rank > s->train.lora.rank ? opponent->rank : s->train.lora.rank;
+    uint64_t merged = s->merge == MERGE_NONE ? 0 : merge_bytes(model, targets, s->merge);
     return trainer_state_bytes(model, &s->train.lora) + merged +
-           training_pass_bytes(model, threads, s->train.micro_tokens, s->train.lora.rank, 0);
+           training_pass_bytes(model, threads, s->train.micro_tokens, rank, 0);
 }
 
-static uint64_t peak_bytes(const struct model *model, const struct settings *s, int threads) {
+/* parent 0: the run starts from no adapter. */
+static uint64_t peak_bytes(const struct model *model, const struct settings *s, const struct lora_config *opponent,
+                           int parent, int threads) {
     /* code, SQLite, the vocabulary's tables, and per thread a stack and OpenBLAS's panels */
     uint64_t fixed = 40u << 20, each = 6u << 20;
-    uint64_t train = trainer_bytes(model, threads, &s->train), gate = gate_bytes(model, s, threads);
-    return model->gguf->file.size + fixed + each * (uint64_t)threads + (train > gate ? train : gate);
+    uint64_t train = trainer_bytes(model, threads, &s->train), gate = gate_bytes(model, s, opponent, threads);
+    uint64_t adapters = (opponent ? lora_bytes(model, opponent) : 0) + (parent ? lora_bytes(model, &s->train.lora) : 0);
+    return model->gguf->file.size + fixed + each * (uint64_t)threads + adapters + (train > gate ? train : gate);
 }
 
-/* ---- opening ---- */
-
-static int check_memory(attune_job *job, attune_error *err) {
+/* Before anything of the run's size is taken. */
+static int check_memory(attune_job *job, const struct settings *settings, int parent, attune_error *err) {
     uint64_t ceiling = job->options.memory_bytes ? job->options.memory_bytes : job->settings.memory;
-    uint64_t peak = peak_bytes(job->model, &job->settings, pool_threads(job->pool));
+    uint64_t peak = peak_bytes(job->model, settings, job->opponent ? &job->opponent->config : NULL, parent,
+                               pool_threads(job->pool));
     job->report.planned_rss_bytes = peak;
     if (peak <= ceiling) return ATTUNE_OK;
     return error_set(err, ATTUNE_ERROR_ARGUMENT, "memory",
-                     "this run takes %llu MiB at its peak, %llu are allowed; raise --memory, or lower micro_tokens and "
-                     "max_tokens or set merge = none in attune.conf",
-                     (unsigned long long)(peak >> 20), (unsigned long long)(ceiling >> 20));
+                     "this run takes %llu MiB at its peak, %llu are allowed; raise --memory%s",
+                     (unsigned long long)(peak >> 20), (unsigned long long)(ceiling >> 20),
+                     job->plan.row.number ? ": it was planned with more"
+                                          : ", or lower micro_tokens and max_tokens or set merge = none in attune.conf");
 }
+
+/* ---- opening ---- */
 
 static int check_options(const attune_job_options *o, attune_error *err) {
     if (!(o->time_s >= 0) || !isfinite(o->time_s) || o->max_examples < 0 ||
@@ -98,7 +115,6 @@ int attune_job_open(const char *home, const attune_job_options *options, attune_
 void attune_job_close(attune_job *job) {
     if (!job) return;
     phases_free(job);
-    lora_destroy(job->start);
     lora_destroy(job->opponent);
     model_close(job->model);
     attune_store_close(job->store);
@@ -137,7 +153,8 @@ static int check_rows(attune_job *job, attune_error *err) {
 }
 
 static int create_trainer(attune_job *job, const struct settings *settings, int parent, attune_error *err) {
-    int code = read_adapter(job, parent, &job->start, job->parent_sha256, err);
+    int code = check_memory(job, settings, parent, err);
+    if (code == ATTUNE_OK) code = read_adapter(job, parent, &job->start, job->parent_sha256, err);
     if (code != ATTUNE_OK) return code;
     return trainer_create(job->model, job->pool, &settings->train, job->start, &job->trainer, err);
 }
@@ -166,6 +183,7 @@ static int measure(attune_job *job, attune_error *err) {
     }
     double evaluated = job_now() - from;
     if (code != ATTUNE_OK) goto out;
+    evaluator_free(&evaluator); /* not beside a training pass: the peak is of one of them */
     from = job_now();
     code = trainer_step(job->trainer, &sample, rows, sample.n, 0.0f, &loss, &tokens, err);
     if (code != ATTUNE_OK) goto out;
@@ -221,18 +239,17 @@ static int find_plan(attune_job *job, int *found, attune_error *err) {
     if (code != ATTUNE_OK) return code;
     code = plan_load(job->store, job->model, &run, &job->plan, err);
     if (code == ATTUNE_ERROR_NOT_FOUND) return abandon(job, &run, "rows of its plan are gone", err);
+    if (code == ATTUNE_ERROR_FORMAT) return abandon(job, &run, "its plan cannot be read", err);
     if (code != ATTUNE_OK) return code;
+    if (strcmp(run.base_sha256, job->model->sha256) != 0)
+        return abandon(job, &run, "it was planned for another base model", err);
     attune_adapter_info published;
     ATTUNE_INIT(published);
     int by_this_run = job->active > 0 &&
                       store_adapter_get(job->store, job->active, &published, NULL) == ATTUNE_OK &&
-                      strcmp(published.run, run.id) == 0;
+                      strcmp(published.run, run.id) == 0 && strcmp(published.origin, "trained") == 0;
     if (by_this_run) { /* it died between CURRENT and the store: only the store is behind */
         job->plan.row.adapter = job->active;
-        job->plan.row.loss_before = published.loss_before;
-        job->plan.row.loss_after = published.loss_after;
-        job->plan.row.ended_ms = published.created_ms;
-        snprintf(job->plan.row.reason, sizeof job->plan.row.reason, "published");
         snprintf(job->plan.row.state, sizeof job->plan.row.state, "published");
         code = store_run_update(job->store, &job->plan.row, err);
         if (code == ATTUNE_OK) unlink(job->checkpoint);
@@ -248,14 +265,12 @@ static int find_plan(attune_job *job, int *found, attune_error *err) {
 
 static int begin(attune_job *job, attune_error *err) {
     int found = 0, resumed = 0;
-    int code = check_memory(job, err);
-    if (code == ATTUNE_OK) code = find_plan(job, &found, err);
+    int code = find_plan(job, &found, err);
     if (code == ATTUNE_OK && !found) code = make_plan(job, err);
-    if (code == ATTUNE_DONE) job->planned = 1;
-    if (code != ATTUNE_OK) return code;
-    job->planned = 1;
-    code = phases_prepare(job, err);
+    if (code == ATTUNE_OK) code = phases_prepare(job, err);
     if (code == ATTUNE_OK && found) code = phases_resume(job, &resumed, err);
+    job->planned = code == ATTUNE_OK || code == ATTUNE_DONE;
+    if (!job->planned) phases_free(job);
     return code;
 }
 
@@ -349,9 +364,7 @@ int attune_job_report_get(const attune_job *job, attune_job_report *out, attune_
         r.held_out = run->held_out;
         r.epochs = run->epochs;
         r.steps = run->steps;
-        r.steps_done = job->phase >= job->n_phases || job->phases[job->phase].kind >= PHASE_TRAIN
-                           ? (job->trainer ? (int64_t)(job->trainer->adamw.step + job->trainer->dropped) : run->steps)
-                           : 0;
+        r.steps_done = r.finished ? run->steps_done : phases_steps_done(job);
     }
     if (r.finished) {
         snprintf(r.state, sizeof r.state, "%s", job->plan.row.state);
@@ -364,17 +377,47 @@ int attune_job_report_get(const attune_job *job, attune_job_report *out, attune_
     return options_write(out, &r, sizeof r, "attune_job_report", err);
 }
 
+/* Of a run that would go on; *found 0: there is none. */
+static int unfinished_settings(const char *home, struct settings *settings, int *parent, int *found,
+                               attune_error *err) {
+    attune_store *store = NULL;
+    struct store_run run;
+    struct settings planned = *settings;
+    int code = store_open_path(home, 0, &store, err);
+    if (code != ATTUNE_OK) return code;
+    *found = store_run_last(store, "unfinished", &run, NULL) == ATTUNE_OK &&
+             settings_from_configuration(run.configuration, &planned, NULL) == ATTUNE_OK;
+    attune_store_close(store);
+    if (!*found) return ATTUNE_OK;
+    *settings = planned;
+    *parent = run.parent;
+    return ATTUNE_OK;
+}
+
 int attune_job_memory(const char *home, const attune_job_options *options, uint64_t *bytes, attune_error *err) {
-    char path[HOME_PATH_MAX];
+    char path[HOME_PATH_MAX], sha256[65];
     attune_job_options o;
     struct settings settings;
     struct model *model = NULL;
+    struct lora *active = NULL;
+    int number = 0, parent = 0, found = 0;
     int code = options_read(&o, sizeof o, options, "attune_job_options", err);
+    if (code == ATTUNE_OK) code = check_options(&o, err);
     if (code == ATTUNE_OK) code = home_resolve(home, path, err);
     if (code == ATTUNE_OK) code = settings_read(path, &settings, err);
-    if (code == ATTUNE_OK) code = model_open(settings.base, FILE_MAP, &model, err);
-    if (code != ATTUNE_OK) return code;
-    *bytes = peak_bytes(model, &settings, o.threads ? o.threads : pool_cpu_count());
+    if (code == ATTUNE_OK) code = kernels_select(err);
+    if (code == ATTUNE_OK) code = home_model(path, &settings, FILE_MAP, &model, err);
+    if (code == ATTUNE_OK) code = current_read(path, &number, sha256, NULL, err);
+    if (code == ATTUNE_OK && number) code = home_adapter_read(path, model, number, sha256, &active, err);
+    if (code == ATTUNE_OK) code = unfinished_settings(path, &settings, &parent, &found, err);
+    if (code == ATTUNE_OK && !found) {
+        parent = o.from == ATTUNE_FROM_FRESH ? 0 : number;
+        if (parent) settings.train.lora = active->config;
+    }
+    if (code == ATTUNE_OK)
+        *bytes = peak_bytes(model, &settings, active ? &active->config : NULL, parent,
+                            o.threads ? o.threads : pool_cpu_count());
+    lora_destroy(active);
     model_close(model);
-    return ATTUNE_OK;
+    return code;
 }

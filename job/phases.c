@@ -74,12 +74,19 @@ static void release_judge(attune_job *job) {
 void phases_free(attune_job *job) {
     release_judge(job);
     trainer_destroy(job->trainer);
+    lora_destroy(job->start);
     free(job->before);
     free(job->after);
     free(job->nll);
     free(job->rows);
     free(job->step_rows);
     plan_free(&job->plan);
+    job->trainer = NULL;
+    job->start = NULL;
+    job->before = job->after = job->nll = NULL;
+    job->rows = job->step_rows = NULL;
+    job->n_phases = job->phase = 0;
+    job->n_rows = job->unit = job->units_done = 0;
 }
 
 void phases_name(const attune_job *job, char out[32]) {
@@ -173,7 +180,50 @@ static void learn_rate(double *rate, double tokens, double seconds) {
     *rate = *rate > 0 ? 0.7 * *rate + 0.3 * measured : measured;
 }
 
+/* ---- what the run's row is told ---- */
+
+int64_t phases_steps_done(const attune_job *job) {
+    if (!job->trainer || (job->phase < job->n_phases && job->phases[job->phase].kind < PHASE_TRAIN)) return 0;
+    return (int64_t)(job->trainer->adamw.step + job->trainer->dropped);
+}
+
+/* What this call has done so far; a run may take many calls. */
+static void account(attune_job *job) {
+    struct store_run *run = &job->plan.row;
+    double seconds = job_now() - job->opened;
+    run->tokens += job->tokens - job->tokens_recorded;
+    run->seconds += seconds - job->seconds_recorded;
+    job->tokens_recorded = job->tokens;
+    job->seconds_recorded = seconds;
+    if (job->train_seconds > 0) run->tokens_per_s = (double)job->tokens / job->train_seconds;
+    run->steps_done = phases_steps_done(job);
+}
+
+int phases_record(attune_job *job, const char *reason, attune_error *err) {
+    account(job);
+    snprintf(job->plan.row.reason, sizeof job->plan.row.reason, "%s", reason);
+    return store_run_update(job->store, &job->plan.row, err);
+}
+
+static void end_run(attune_job *job) {
+    struct timespec t;
+    account(job);
+    clock_gettime(CLOCK_REALTIME, &t);
+    job->plan.row.ended_ms = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
 /* ---- units ---- */
+
+/* A run that cannot be finished: the next call plans another one, by the settings as they are then. */
+static int fail_run(attune_job *job, const char *reason, attune_error *err) {
+    end_run(job);
+    snprintf(job->plan.row.state, sizeof job->plan.row.state, "failed");
+    int code = phases_record(job, reason, err);
+    if (code != ATTUNE_OK) return code;
+    unlink(job->checkpoint);
+    job->report.finished = 1;
+    return error_set(err, ATTUNE_ERROR_STATE, NULL, "%s", reason);
+}
 
 static int train_unit(attune_job *job, attune_error *err) {
     struct plan *plan = &job->plan;
@@ -190,11 +240,9 @@ static int train_unit(attune_job *job, attune_error *err) {
     job->train_seconds += job_now() - from;
     learn_rate(&job->train_rate, (double)tokens, job_now() - from);
     /* One bad step is noise; a run of them is a defect of data or settings, and will not heal. */
-    if (job->trainer->dropped > 8 && job->trainer->dropped > job->trainer->adamw.step)
-        return error_set(err, ATTUNE_ERROR_STATE, NULL,
-                         "the loss is not finite in most steps (%zu dropped); lower learning_rate in attune.conf",
-                         job->trainer->dropped);
     job->unit++;
+    if (job->trainer->dropped > 8 && job->trainer->dropped > job->trainer->adamw.step)
+        return fail_run(job, "the loss is not finite in most steps; lower learning_rate in attune.conf", err);
     return ATTUNE_OK;
 }
 
@@ -260,34 +308,12 @@ static int judge(attune_job *job, struct verdict *verdict, attune_error *err) {
     return ATTUNE_OK;
 }
 
-/* What this call has done so far, into the run's row; a run may take many calls. */
-static void account(attune_job *job) {
-    struct store_run *run = &job->plan.row;
-    double seconds = job_now() - job->opened;
-    run->tokens += job->tokens - job->tokens_recorded;
-    run->seconds += seconds - job->seconds_recorded;
-    job->tokens_recorded = job->tokens;
-    job->seconds_recorded = seconds;
-    if (job->train_seconds > 0) run->tokens_per_s = (double)job->tokens / job->train_seconds;
-    if (job->phase < job->n_phases && job->phases[job->phase].kind >= PHASE_TRAIN)
-        run->steps_done = (int64_t)(job->trainer->adamw.step + job->trainer->dropped);
-}
-
-int phases_record(attune_job *job, const char *reason, attune_error *err) {
-    account(job);
-    snprintf(job->plan.row.reason, sizeof job->plan.row.reason, "%s", reason);
-    return store_run_update(job->store, &job->plan.row, err);
-}
-
 static void fill_run(attune_job *job, const struct verdict *verdict) {
     struct store_run *run = &job->plan.row;
-    account(job);
+    end_run(job);
     run->loss_before = verdict->before;
     run->loss_after = verdict->after;
     run->loss_interval = verdict->interval;
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    run->ended_ms = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
     snprintf(run->reason, sizeof run->reason, "%s", verdict->reason);
 }
 
@@ -299,7 +325,10 @@ static int gate_unit(attune_job *job, attune_error *err) {
     if (code != ATTUNE_OK) return code;
     fill_run(job, &verdict);
     if (verdict.publish) {
-        code = publish(job->home, job->store, job->model, job->trainer->lora, job->parent_sha256, &job->plan.row, err);
+        /* the figures first: should the process die behind CURRENT, the run's row lacks its state alone */
+        code = store_run_update(job->store, &job->plan.row, err);
+        if (code != ATTUNE_OK) return code;
+        code = publish_adapter(job->home, job->store, job->model, job->trainer->lora, job->parent_sha256, &job->plan.row, err);
     } else {
         snprintf(job->plan.row.state, sizeof job->plan.row.state, "refused");
         code = store_run_update(job->store, &job->plan.row, err);
@@ -336,7 +365,9 @@ int phases_unit(attune_job *job, attune_error *err) {
     }
     if (job->unit < units) return ATTUNE_CONTINUE;
     release_judge(job);
-    job->phase += doomed(job) ? 2 : 1;
+    int skip = doomed(job);
+    if (skip) trainer_reset(job->trainer, job->start);
+    job->phase += skip ? 2 : 1;
     job->unit = 0;
     enter_phase(job);
     return ATTUNE_CONTINUE;
@@ -391,10 +422,8 @@ static int read_state(attune_job *job, const json_t *state) {
     return 1;
 }
 
-int phases_resume(attune_job *job, int *found, attune_error *err) {
+static int read_checkpoint(attune_job *job, int *found, attune_error *err) {
     char *text = NULL;
-    *found = 0;
-    if (access(job->checkpoint, F_OK) != 0) return ATTUNE_OK;
     int code = checkpoint_read(job->checkpoint, NULL, &text, err);
     json_t *state = text ? json_loads(text, 0, NULL) : NULL;
     const char *run = json_string_value(json_object_get(state, "run"));
@@ -409,4 +438,27 @@ int phases_resume(attune_job *job, int *found, attune_error *err) {
     json_decref(state);
     free(text);
     return code;
+}
+
+int phases_resume(attune_job *job, int *found, attune_error *err) {
+    attune_error why = {0};
+    *found = 0;
+    if (access(job->checkpoint, F_OK) != 0) return ATTUNE_OK;
+    int code = read_checkpoint(job, found, &why);
+    if (code == ATTUNE_OK) return code;
+    /* whole, but of another machine: it may be wanted there */
+    if (code == ATTUNE_ERROR_MISMATCH || code == ATTUNE_ERROR_MEMORY) {
+        if (err) *err = why;
+        return code;
+    }
+    unlink(job->checkpoint);
+    trainer_reset(job->trainer, job->start);
+    memset(job->before, 0, job->plan.n_judge * sizeof *job->before);
+    memset(job->after, 0, job->plan.n_judge * sizeof *job->after);
+    job->phase = 0;
+    job->unit = job->units_done = 0;
+    enter_phase(job);
+    snprintf(job->report.reason, sizeof job->report.reason, "begun again, as checkpoint.gguf was of no use: %.180s",
+             why.message);
+    return phases_record(job, job->report.reason, err);
 }

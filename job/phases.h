@@ -56,7 +56,8 @@ struct attune_job {
 double job_now(void); /* CLOCK_MONOTONIC */
 /* After plan and trainer are there: the list of phases and the arrays. */
 int phases_prepare(attune_job *job, attune_error *err);
-/* From the checkpoint, if there is one of this run: *found 1. */
+/* From the checkpoint, if there is one of this run: *found 1. One that is of no use is removed, and the reason noted:
+ * the run starts again from its plan and ends in the same bytes. */
 int phases_resume(attune_job *job, int *found, attune_error *err);
 int phases_checkpoint(attune_job *job, attune_error *err);
 /* The run's row: how far it is, and why it stopped for now. */
@@ -68,6 +69,9 @@ double phases_unit_seconds(const attune_job *job);
 double phases_seconds_left(const attune_job *job);
 void phases_name(const attune_job *job, char out[32]);
 size_t phases_units(const attune_job *job); /* of all phases */
+/* Steps of the final training that are done, those that were dropped included. */
+int64_t phases_steps_done(const attune_job *job);
+/* Back to where nothing is planned. */
 void phases_free(attune_job *job);
 
 #endif

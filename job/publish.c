@@ -76,8 +76,8 @@ static int write_file(const char *home, attune_store *store, const struct model 
 }
 
 /* File -> row (candidate) -> CURRENT -> rows (active; run published). CURRENT is the moment that counts. */
-int publish(const char *home, attune_store *store, const struct model *model, const struct lora *lora,
-            const char *parent_sha256, struct store_run *run, attune_error *err) {
+int publish_adapter(const char *home, attune_store *store, const struct model *model, const struct lora *lora,
+                    const char *parent_sha256, struct store_run *run, attune_error *err) {
     attune_adapter_info info;
     int found;
     ATTUNE_INIT(info);

@@ -67,7 +67,7 @@ void gate_judge(const double *before, const double *after, const size_t *tokens,
 /* ---- publishing ---- */
 /* Under the lock. File, row, CURRENT, rows again: at whatever point it dies, the next call with the same run
  * ends in the same state. */
-int publish(const char *home, attune_store *store, const struct model *model, const struct lora *lora,
-            const char *parent_sha256, struct store_run *run, attune_error *err);
+int publish_adapter(const char *home, attune_store *store, const struct model *model, const struct lora *lora,
+                    const char *parent_sha256, struct store_run *run, attune_error *err);
 
 #endif

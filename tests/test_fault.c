@@ -49,6 +49,7 @@ static void test_points(void **state) {
     assert_int_equal(passes("a.b:4:kill", "a.b"), -SIGKILL);
     assert_int_equal(passes("a.b:5:kill", "a.b"), 0);
     assert_int_equal(passes("a.b.c:fail", "a.b"), 0);
+    assert_int_equal(passes("a.b.fail", "a.b"), 0);
     assert_int_equal(passes("a.b:fail", "a.b.c"), 0);
     assert_int_equal(passes("a.b:fail", "a.c"), 0);
     assert_int_equal(passes("a.b:nonsense", "a.b"), 0);

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/base/random.h"
 #include "job/home.h"
 
 #define OK(call)                                                                                                       \
@@ -129,6 +130,21 @@ static void test_round_trip(void **state) {
     struct stat st;
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_mode & 0777, 0600);
+}
+
+/* Every float and double comes back, to the last bit. */
+static void test_digits(void **state) {
+    (void)state;
+    struct settings s = complete(), back = complete();
+    char text[1024];
+    for (uint64_t i = 0; i < 1000; i++) {
+        s.train.learning_rate = random_uniform(1, i) * random_uniform(2, i);
+        s.train.beta1 = 0.9f + 0.09f * random_uniform(3, i);
+        s.held_out = 0.1 + 0.1 * (double)random_u64(4, i) / 18446744073709551616.0;
+        settings_configuration(&s, text, sizeof text);
+        OK(settings_from_configuration(text, &back, &err));
+        assert_same(&s, &back, 1);
+    }
 }
 
 static void test_longest_configuration(void **state) {
@@ -335,7 +351,7 @@ static void test_locale_of_the_host(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_longest_configuration),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_digits), cmocka_unit_test(test_longest_configuration),
         cmocka_unit_test(test_limits),     cmocka_unit_test(test_lines),
         cmocka_unit_test(test_bytes_that_are_no_text), cmocka_unit_test(test_configuration),
         cmocka_unit_test(test_locale_of_the_host),

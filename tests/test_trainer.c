@@ -64,6 +64,28 @@ static void test_loss_is_a_mean_of_means(void **state) {
     trainer_destroy(trainer);
 }
 
+/* So is the gradient: a long conversation weighs what a short one does. */
+static void test_gradient_is_a_mean(void **state) {
+    const struct tiny *tiny = *state;
+    struct train_config config = tiny_config();
+    config.clip = 0;
+    struct trainer *trainer = tiny_trainer(tiny, &config);
+    tiny_step(trainer, tiny, 0);
+    size_t n = trainer->lora->n, rows[3] = {0, 1, 2}, tokens;
+    double loss;
+    float *mean = calloc(n, sizeof *mean);
+    assert_non_null(mean);
+    assert_true(tiny->set.items[0].n_supervised != tiny->set.items[2].n_supervised);
+    for (size_t r = 0; r < 3; r++) {
+        OK(trainer_step(trainer, &tiny->set, rows + r, 1, 0, &loss, &tokens, &err));
+        for (size_t i = 0; i < n; i++) mean[i] += trainer->gradient[i] / 3;
+    }
+    OK(trainer_step(trainer, &tiny->set, rows, 3, 0, &loss, &tokens, &err));
+    assert_true(distance(mean, trainer->gradient, n) < 1e-5 * norm_of(mean, n));
+    free(mean);
+    trainer_destroy(trainer);
+}
+
 /* A step in one micro-batch, and the same in one for each conversation. */
 static void test_accumulation(void **state) {
     const struct tiny *tiny = *state;
@@ -374,6 +396,7 @@ static void test_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_loss_falls),       cmocka_unit_test(test_loss_is_a_mean_of_means),
+        cmocka_unit_test(test_gradient_is_a_mean),
         cmocka_unit_test(test_accumulation),     cmocka_unit_test(test_clipping),
         cmocka_unit_test(test_steps_that_are_not_finite), cmocka_unit_test(test_cancelled_before),
         cmocka_unit_test(test_cancelled_amid),   cmocka_unit_test(test_any_number_of_threads),

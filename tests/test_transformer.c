@@ -1,5 +1,7 @@
 /* Logits, gradients and losses of whole models against PyTorch (tests/reference/tiny_models.py,
- * real_model.py made the golden files), and the forwards of training and of generation against each other. */
+ * real_model.py made the golden files), and the forwards of training and of generation against each other.
+ * With ATTUNE_TEST_DUMP=FOLDER the real model's logits and gradients are written there whole, as raw floats, for
+ * real_model.py --compare-logits and --compare-gradients. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -51,6 +53,15 @@ static struct lora *golden_lora(const struct model *model, size_t rank, float al
                 lora->parameters[b + i] = b_zero ? 0.0f : (random_uniform(key + 1, i) - 0.5f) * span;
         }
     return lora;
+}
+
+static void dump(const char *name, const float *x, size_t n) {
+    const char *folder = getenv("ATTUNE_TEST_DUMP");
+    char path[1024];
+    if (!folder) return;
+    snprintf(path, sizeof path, "%s/%s.f32", folder, name);
+    FILE *f = fopen(path, "wb");
+    assert_true(f && fwrite(x, sizeof *x, n, f) == n && fclose(f) == 0);
 }
 
 /* ---- tiny models: every logit, every gradient ---- */
@@ -317,6 +328,9 @@ static void test_real_logits(void **state) {
         }
         float *logits = malloc((size_t)T * V * sizeof *logits);
         assert_int_equal(training_pass_logits(pass, &weights, ids, T, logits, NULL), ATTUNE_OK);
+        char name[32];
+        snprintf(name, sizeof name, "logits%u", text + 1);
+        dump(name, logits, (size_t)T * V);
         for (uint32_t t = 0; t < T; t++) {
             float *row = logits + (size_t)t * V, lse = golden_f32(&g), max = golden_f32(&g), top = row[0];
             uint32_t argmax = golden_u32(&g);
@@ -387,6 +401,7 @@ static void test_real_gradients(void **state) {
     struct trainer *trainer = golden_trainer(model, pool, rank, alpha, span, 0);
     assert_int_equal(trainer_step(trainer, &set, rows, n, 0.0f, &loss, &tokens, NULL), ATTUNE_OK);
     if (!(fabs(loss - (double)mean) < 1e-4)) fail_msg("loss %.6f, wanted %.6f", loss, (double)mean);
+    dump("gradients", trainer->gradient, trainer->lora->n);
     for (uint32_t k = 0; k < tensors; k++) {
         size_t l = k / (2 * TARGET_COUNT), t = k / 2 % TARGET_COUNT, a, b;
         lora_pair_offset(trainer->lora, model, l, (enum target)t, &a, &b);

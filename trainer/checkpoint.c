@@ -5,10 +5,12 @@
  *   attune.optimizer.step    u64, updates done
  *   attune.dropped           u64, steps that were dropped
  *   attune.state             the caller's own state, JSON text
+ *   attune.digest            sha256 over state, step, dropped and the bytes of the three tensors
  *   tensors parameters, moment.first, moment.second: F32 (n)
  * Read whole and verified; published atomically, so that there is always an old or a new one. */
 #include "trainer/trainer.h"
 
+#include "core/base/hash.h"
 #include "core/base/numerals.h"
 
 #include <math.h>
@@ -28,12 +30,27 @@ static void configuration_text(const struct train_config *c, char *out, size_t s
     numerals_leave(before);
 }
 
+/* vectors: parameters, first and second moment, of n floats each. */
+static void digest(const char *state, size_t state_size, uint64_t step, uint64_t dropped, const void *const vectors[3],
+                   size_t n, char hex[HASH_HEX_SIZE]) {
+    struct hash hash;
+    hash_start(&hash);
+    hash_add_u64(&hash, state_size);
+    hash_add(&hash, state, state_size);
+    hash_add_u64(&hash, step);
+    hash_add_u64(&hash, dropped);
+    for (int i = 0; i < 3; i++) hash_add(&hash, vectors[i], n * sizeof(float));
+    hash_finish(&hash, hex);
+}
+
 int checkpoint_write(const struct trainer *t, const char *state, const char *path, attune_error *err) {
     struct gguf_writer *w = NULL;
     int code = gguf_writer_create(&w, err);
     if (code != ATTUNE_OK) return code;
-    char configuration[512];
+    char configuration[512], hex[HASH_HEX_SIZE];
     configuration_text(&t->config, configuration, sizeof configuration);
+    digest(state, strlen(state), t->adamw.step, t->dropped,
+           (const void *const[]){t->lora->parameters, t->adamw.m, t->adamw.v}, t->lora->n, hex);
     uint64_t dims[1] = {t->lora->n};
     gguf_put_string(w, "general.type", "checkpoint");
     gguf_put_string(w, "general.architecture", t->model->architecture->name);
@@ -43,6 +60,7 @@ int checkpoint_write(const struct trainer *t, const char *state, const char *pat
     gguf_put_u64(w, "attune.optimizer.step", t->adamw.step);
     gguf_put_u64(w, "attune.dropped", t->dropped);
     gguf_put_string(w, "attune.state", state);
+    gguf_put_string(w, "attune.digest", hex);
     gguf_put_tensor(w, "parameters", BLOCK_F32, 1, dims, t->lora->parameters);
     gguf_put_tensor(w, "moment.first", BLOCK_F32, 1, dims, t->adamw.m);
     gguf_put_tensor(w, "moment.second", BLOCK_F32, 1, dims, t->adamw.v);
@@ -56,7 +74,8 @@ static int expect_text(const struct gguf *g, const char *key, const char *wanted
     int code = gguf_get_text(g, key, found, sizeof found, err);
     if (code != ATTUNE_OK) return code;
     if (strcmp(found, wanted) != 0)
-        return error_set(err, ATTUNE_ERROR_MISMATCH, path, "the checkpoint was made with another %s (%.80s, now %.80s)",
+        return error_set(err, ATTUNE_ERROR_MISMATCH, path, "the checkpoint was made with another %s (%.80s, now %.80s); go on where it began, or delete the "
+                         "checkpoint and the run begins again",
                          key, found, wanted);
     return ATTUNE_OK;
 }
@@ -76,6 +95,18 @@ static int find_vector(const struct gguf *g, const char *name, size_t n, const u
     return ATTUNE_OK;
 }
 
+static int check_digest(const struct gguf *g, uint64_t step, uint64_t dropped, const void *const vectors[3], size_t n,
+                        const char *path, attune_error *err) {
+    struct gguf_string state = {0};
+    char wanted[HASH_HEX_SIZE], found[HASH_HEX_SIZE];
+    int code = gguf_get_string(g, "attune.state", &state, err);
+    if (code == ATTUNE_OK) code = gguf_get_text(g, "attune.digest", wanted, sizeof wanted, err);
+    if (code != ATTUNE_OK) return code;
+    digest(state.data, state.size, step, dropped, vectors, n, found);
+    if (strcmp(found, wanted) == 0) return ATTUNE_OK;
+    return error_set(err, ATTUNE_ERROR_FORMAT, path, "the checkpoint is damaged: it is not what its digest was taken of");
+}
+
 /* All is checked before anything is changed. */
 static int read_trainer(const struct gguf *g, struct trainer *t, const char *path, attune_error *err) {
     char configuration[512];
@@ -90,6 +121,8 @@ static int read_trainer(const struct gguf *g, struct trainer *t, const char *pat
     if (code == ATTUNE_OK) code = find_vector(g, "parameters", t->lora->n, &parameters, path, err);
     if (code == ATTUNE_OK) code = find_vector(g, "moment.first", t->lora->n, &m, path, err);
     if (code == ATTUNE_OK) code = find_vector(g, "moment.second", t->lora->n, &v, path, err);
+    if (code == ATTUNE_OK)
+        code = check_digest(g, step, dropped, (const void *const[]){parameters, m, v}, t->lora->n, path, err);
     if (code != ATTUNE_OK) return code;
     memcpy(t->lora->parameters, parameters, t->lora->n * sizeof(float));
     memcpy(t->adamw.m, m, t->lora->n * sizeof(float));
