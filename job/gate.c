@@ -8,6 +8,14 @@
 #include <math.h>
 #include <stdio.h>
 
+/* Two-sided 95 % quantile of Student's t: by Abramowitz & Stegun 26.7.5, within 1 % from 3 degrees of freedom on. */
+static double student_95(double degrees) {
+    const double z = 1.959964, z3 = z * z * z, z5 = z3 * z * z, z7 = z5 * z * z;
+    if (degrees < 3) return degrees < 2 ? 12.706205 : 4.302653;
+    return z + (z3 + z) / (4 * degrees) + (5 * z5 + 16 * z3 + 3 * z) / (96 * degrees * degrees) +
+           (3 * z7 + 19 * z5 + 17 * z3 - 15 * z) / (384 * degrees * degrees * degrees);
+}
+
 void gate_judge(const double *before, const double *after, const size_t *tokens, size_t n, struct verdict *out) {
     double sum_before = 0, sum_after = 0, sum_tokens = 0, squares = 0;
     *out = (struct verdict){.before = NAN, .after = NAN, .interval = NAN};
@@ -27,7 +35,7 @@ void gate_judge(const double *before, const double *after, const size_t *tokens,
     }
     out->before = sum_before / sum_tokens;
     out->after = sum_after / sum_tokens;
-    out->interval = 1.96 * sqrt(squares * (double)n / ((double)n - 1.0)) / sum_tokens;
+    out->interval = student_95((double)n - 1.0) * sqrt(squares * (double)n / ((double)n - 1.0)) / sum_tokens;
     out->publish = gain > out->interval;
     if (out->publish)
         snprintf(out->reason, sizeof out->reason, "held-out loss fell by %.3f +- %.3f nats a token", gain, out->interval);

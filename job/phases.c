@@ -183,7 +183,9 @@ static void learn_rate(double *rate, double tokens, double seconds) {
 /* ---- what the run's row is told ---- */
 
 int64_t phases_steps_done(const attune_job *job) {
-    if (!job->trainer || (job->phase < job->n_phases && job->phases[job->phase].kind < PHASE_TRAIN)) return 0;
+    if (!job->trainer) return 0;
+    enum phase_kind kind = job->phase < job->n_phases ? job->phases[job->phase].kind : PHASE_GATE;
+    if (kind <= PHASE_TRAIN) return kind == PHASE_TRAIN ? (int64_t)job->unit : 0;
     return (int64_t)(job->trainer->adamw.step + job->trainer->dropped);
 }
 
@@ -427,7 +429,9 @@ static int read_checkpoint(attune_job *job, int *found, attune_error *err) {
     int code = checkpoint_read(job->checkpoint, NULL, &text, err);
     json_t *state = text ? json_loads(text, 0, NULL) : NULL;
     const char *run = json_string_value(json_object_get(state, "run"));
-    if (code == ATTUNE_OK && run && strcmp(run, job->plan.row.id) == 0) {
+    if (code == ATTUNE_OK && !run)
+        code = error_set(err, ATTUNE_ERROR_FORMAT, job->checkpoint, "the checkpoint's state names no run");
+    if (code == ATTUNE_OK && strcmp(run, job->plan.row.id) == 0) {
         free(text);
         text = NULL;
         code = checkpoint_read(job->checkpoint, job->trainer, &text, err);

@@ -35,14 +35,19 @@ static int published_before(const char *home, attune_store *store, const struct 
     return ATTUNE_OK;
 }
 
-/* The file of this run, when an earlier call got as far as writing it: the newest number's. */
-static int written_before(const char *home, const struct model *model, int number, const char *run, char sha256[65]) {
+/* The file of this run, when an earlier call got as far as writing it and no further: the newest number's, without a
+ * row. */
+static int written_before(const char *home, attune_store *store, const struct model *model, int number,
+                          const char *run, char sha256[65]) {
+    attune_adapter_info info;
     char path[HOME_PATH_MAX + 32];
     struct adapter_record record;
     struct lora *lora = NULL;
     struct stat st;
     home_adapter_path(home, number, path);
+    ATTUNE_INIT(info);
     if (number < 1 || stat(path, &st) != 0) return 0;
+    if (store_adapter_get(store, number, &info, NULL) != ATTUNE_ERROR_NOT_FOUND) return 0;
     if (adapter_read(path, model, &lora, &record, sha256, NULL) != ATTUNE_OK) return 0;
     lora_destroy(lora);
     return strcmp(record.run, run) == 0;
@@ -57,7 +62,7 @@ static int write_file(const char *home, attune_store *store, const struct model 
     int number;
     int code = home_next_number(home, store, &number, err);
     if (code != ATTUNE_OK) return code;
-    if (written_before(home, model, number - 1, run->id, info->sha256)) {
+    if (written_before(home, store, model, number - 1, run->id, info->sha256)) {
         number--;
     } else {
         snprintf(record.base_sha256, sizeof record.base_sha256, "%s", run->base_sha256);

@@ -46,7 +46,8 @@ static void read_back(struct trainer *trainer, const char *wanted) {
 
 static void test_round_trip(void **state) {
     const struct tiny *tiny = *state;
-    static const char *const states[] = {"", "{}", "{\"text\":\"quotes \\\" and gr\303\274\303\237e\",\"n\":[1,2,null]}"};
+    static const char *const states[] = {"", "{}",
+                                         "{\"text\":\"quotes \\\" and gr\303\274\303\237e\",\"n\":[1,2,null]}"};
     struct train_config config = tiny_config();
     struct trainer *trainer = tiny_trainer(tiny, &config), *other = tiny_trainer(tiny, &config);
     for (size_t s = 0; s < 3; s++) {

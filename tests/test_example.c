@@ -47,8 +47,10 @@ static void test_mask(void **state) {
     text_of(e, 1, text);
     assert_string_equal(text, "nobody counts them<|im_end|>");
     text_of(e, 0, text);
-    assert_string_equal(text, "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nwho mends the nets?<|im_end|>\n"
-                              "<|im_start|>assistant\nthe old man<|im_end|>\n<|im_start|>user\nand the boats?<|im_end|>\n"
+    assert_string_equal(text, "<|im_start|>system\nBe brief.<|im_end|>\n"
+                              "<|im_start|>user\nwho mends the nets?<|im_end|>\n"
+                              "<|im_start|>assistant\nthe old man<|im_end|>\n"
+                              "<|im_start|>user\nand the boats?<|im_end|>\n"
                               "<|im_start|>assistant\nnobody counts them<|im_end|>");
     size_t supervised = 0;
     for (size_t i = 0; i < e->n; i++) supervised += e->supervised[i];

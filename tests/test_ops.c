@@ -256,9 +256,10 @@ static void test_linear(void **state) {
     for (size_t i = 0; i < 5; i++) {
         check_linear(BLOCK_F32, tokens[i], 13, 7, (int)(i % 2));
         check_linear(BLOCK_F16, tokens[i], 101, 33, !(i % 2));
-        for (size_t k = 0; k < TYPES; k++)
-            if (i % 2 || k % 3 == i / 2)
-                check_linear(types[k], tokens[i], 37, block_format_get(types[k])->elements == 256 ? 256 : 160, (int)(k % 2));
+        for (size_t k = 0; k < TYPES; k++) {
+            size_t cols = block_format_get(types[k])->elements == 256 ? 256 : 160;
+            if (i % 2 || k % 3 == i / 2) check_linear(types[k], tokens[i], 37, cols, (int)(k % 2));
+        }
     }
 }
 /* Where the work is cut: many tokens, many rows (a backward in several sums), rows too long for a whole tile. */
@@ -487,7 +488,8 @@ static void check_rope(const struct rope *rope, size_t T, size_t heads, size_t D
 }
 static void test_rope(void **state) {
     (void)state;
-    static const float factors[] = {1, 1.5f, 4, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 32};
+    static const float factors[32] = {1, 1.5f, 4, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8,
+                                      8, 8,    8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 32};
     static const size_t tokens[] = {1, 3, 5, 17, 67}, shapes[][2] = {{2, 2}, {6, 6}, {6, 4}, {64, 64}, {64, 32}};
     for (size_t i = 0; i < 5; i++)
         for (size_t s = 0; s < 5; s++)

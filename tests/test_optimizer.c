@@ -100,7 +100,8 @@ static void test_schedule(void **state) {
             }
     struct train_config config = {.learning_rate = 1, .schedule = SCHEDULE_COSINE};
     assert_true(fabs(rate(&config, 50, 100) - 0.5) < 1e-6); /* half way down */
-    assert_true(fabs(rate(&config, 100, 100)) < 1e-6 && fabs(rate(&config, 1000, 100)) < 1e-6); /* past the end: no rise */
+    /* past the end it does not rise again */
+    assert_true(fabs(rate(&config, 100, 100)) < 1e-6 && fabs(rate(&config, 1000, 100)) < 1e-6);
     assert_true(isfinite(rate(&config, 0, 0)));
 }
 

@@ -17,7 +17,7 @@
     do {                                                                                                               \
         attune_error err = {0};                                                                                        \
         int code_ = (call);                                                                                            \
-        if (code_ != ATTUNE_OK) fail_msg("%s: %d %s (%s)", #call, code_, err.message, err.where);                       \
+        if (code_ != ATTUNE_OK) fail_msg("%s: %d %s (%s)", #call, code_, err.message, err.where);                      \
     } while (0)
 
 enum { ROWS = 18 };
@@ -47,8 +47,8 @@ static void make_home(char home[64], double held_out, double epochs) {
     FILE *f = fopen(path, "w");
     assert_non_null(f);
     for (int i = 0; i < ROWS; i++)
-        fprintf(f, "{\"prompt\": \"how is boat number %d?\", \"response\": \"the wind will turn %d times\", \"time\": %d}\n",
-                i, i % 4, 1000 + i);
+        fprintf(f, "{\"prompt\": \"how is boat %d?\", \"response\": \"the wind turns %d times\", \"time\": %d}\n", i,
+                i % 4, 1000 + i);
     assert_int_equal(fclose(f), 0);
     OK(attune_store_import(store, path, NULL, NULL, &err));
     attune_store_close(store);

@@ -18,7 +18,7 @@
     do {                                                                                                               \
         attune_error err = {0};                                                                                        \
         int code_ = (call);                                                                                            \
-        if (code_ != ATTUNE_OK) fail_msg("%s: %d %s (%s)", #call, code_, err.message, err.where);                       \
+        if (code_ != ATTUNE_OK) fail_msg("%s: %d %s (%s)", #call, code_, err.message, err.where);                      \
     } while (0)
 
 /* ---- a home ---- */
@@ -124,7 +124,8 @@ static void test_too_few(void **state) {
     plan = made(p);
     plan_free(&plan);
     struct budget budget = {.max_examples = 3};
-    assert_int_equal(plan_make(p->store, p->model, &p->settings, 0, "", 0, &budget, &plan, reason, NULL), ATTUNE_PAUSED);
+    assert_int_equal(plan_make(p->store, p->model, &p->settings, 0, "", 0, &budget, &plan, reason, NULL),
+                     ATTUNE_PAUSED);
 }
 
 static void test_held_out(void **state) {

@@ -18,7 +18,7 @@
     do {                                                                                                               \
         attune_error err = {0};                                                                                        \
         int code_ = (call);                                                                                            \
-        if (code_ != ATTUNE_OK) fail_msg("%s: %d %s (%s)", #call, code_, err.message, err.where);                       \
+        if (code_ != ATTUNE_OK) fail_msg("%s: %d %s (%s)", #call, code_, err.message, err.where);                      \
     } while (0)
 
 #define SHA "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -194,7 +194,9 @@ static const struct {
     {"held_out", {"0.01", "0.5"}, {"0", "0.009", "0.51", "1"}},
     {"seed", {"0", "1", "18446744073709551615"}, {"-1", "", "1.5", "18446744073709551616", "+1", "seed"}},
     {"checkpoint_seconds", {"0", "86400", "0.5"}, {"-1", "86401"}},
-    {"memory", {"1000000", "1M", "600M", "2.5G", "977K", "1000G"}, {"0", "999999", "1", "600T", "600MB", "M", "-600M", "1e16", "inf"}},
+    {"memory",
+     {"1000000", "1M", "600M", "2.5G", "977K", "1000G"},
+     {"0", "999999", "1", "600T", "600MB", "M", "-600M", "1e16", "inf"}},
     {"charger", {"ignored", "required"}, {"yes", ""}},
     {"battery_min", {"0", "100"}, {"-1", "101", "30.5"}},
 };
@@ -229,8 +231,8 @@ static void test_lines(void **state) {
     (void)state;
     struct settings s;
     attune_error err;
-    assert_int_equal(read_text("\n# a comment = 1\n\t base\t=  /a b/c = d.gguf \r\nbase_sha256=" SHA "\n   \nrank=3", &s, &err),
-                     ATTUNE_OK);
+    static const char sound[] = "\n# a comment = 1\n\t base\t=  /a b/c = d.gguf \r\nbase_sha256=" SHA "\n   \nrank=3";
+    assert_int_equal(read_text(sound, &s, &err), ATTUNE_OK);
     assert_string_equal(s.base, "/a b/c = d.gguf");
     assert_int_equal(s.train.lora.rank, 3);
     assert_int_equal(read_text(HEAD "max_tokens = 600\n", &s, &err), ATTUNE_OK);

@@ -28,7 +28,7 @@ struct tiny {
     do {                                                                                                               \
         attune_error err = {0};                                                                                        \
         int code_ = (call);                                                                                            \
-        if (code_ != ATTUNE_OK) fail_msg("%s: %d %s (%s)", #call, code_, err.message, err.where);                       \
+        if (code_ != ATTUNE_OK) fail_msg("%s: %d %s (%s)", #call, code_, err.message, err.where);                      \
     } while (0)
 
 static inline struct model *tiny_model(void) {
@@ -47,8 +47,9 @@ static inline void tiny_add(struct example_set *set, const struct model *model, 
     int added = 0;
     snprintf(prompt, sizeof prompt, "what of %s, number %d?", things[i % 5], i);
     snprintf(response, sizeof response, "%s.", answers[i % 3]);
-    snprintf(hash, sizeof hash, "%016llx%048d", (unsigned long long)(0x9e3779b97f4a7c15u * (uint64_t)(i + 1)), 0);
-    snprintf(prompt_hash, sizeof prompt_hash, "%016llx%048d", (unsigned long long)(0xbf58476d1ce4e5b9u * (uint64_t)(i + 1)), 0);
+    uint64_t number = (uint64_t)(i + 1);
+    snprintf(hash, sizeof hash, "%016llx%048d", (unsigned long long)(0x9e3779b97f4a7c15u * number), 0);
+    snprintf(prompt_hash, sizeof prompt_hash, "%016llx%048d", (unsigned long long)(0xbf58476d1ce4e5b9u * number), 0);
     attune_message messages[] = {{"user", prompt}};
     OK(example_add(set, model, messages, 1, response, hash, prompt_hash, max_tokens, &added, &err));
     assert_int_equal(added, 1);

@@ -143,7 +143,8 @@ int trainer_step(struct trainer *t, const struct example_set *set, const size_t 
     code = accumulate(t, set, rows, n, loss, tokens, err);
     if (code != ATTUNE_OK) return code;
     double norm = norm_of(t->gradient, t->lora->n);
-    if (!isfinite(*loss) || !isfinite(norm)) {
+    /* beyond this the second moment, a square, would overflow in f32 */
+    if (!isfinite(*loss) || !(norm < 1e18)) {
         t->dropped++;
         *loss = NAN;
         return ATTUNE_OK;
