@@ -21,7 +21,8 @@ struct bench {
 
 static double parameters_of(const struct model *m) {
     double n = 0;
-    for (int t = 0; t < TARGET_COUNT; t++) n += (double)m->layers[0].linear[t].rows * (double)m->layers[0].linear[t].cols;
+    for (int t = 0; t < TARGET_COUNT; t++)
+        n += (double)m->layers[0].linear[t].rows * (double)m->layers[0].linear[t].cols;
     return n * (double)m->L;
 }
 
@@ -140,7 +141,8 @@ static int run_tokens(struct bench *b, const struct weights *w, size_t rank, siz
     }
     b->r.seconds = seconds;
     b->r.tokens_per_s = (double)b->r.tokens / seconds;
-    b->r.gflops = 2e-9 * b->r.tokens_per_s * (parameters_of(b->model) + (at_once == 1 ? (double)b->model->V * (double)b->model->C : 0));
+    b->r.gflops = 2e-9 * b->r.tokens_per_s *
+                  (parameters_of(b->model) + (at_once == 1 ? (double)b->model->V * (double)b->model->C : 0));
     if (at_once == 1) b->r.gbytes_per_s = 1e-9 * b->r.tokens_per_s * bytes_per_token(w);
 out:
     decoding_pass_destroy(pass);
@@ -172,10 +174,11 @@ int attune_bench(const char *base, const char *kind, const attune_bench_options 
     int train = kind && !strcmp(kind, "train"), decode = kind && !strcmp(kind, "decode");
     int prefill = kind && !strcmp(kind, "prefill"), merge = kind && !strcmp(kind, "merge");
     if (!base || !(train || decode || prefill || merge))
-        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "a base, and what to measure: train, decode, prefill or merge");
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
+                         "a base, and what to measure: train, decode, prefill or merge");
     if (b.o.tokens < 0 || b.o.tokens > 1 << 20 || b.o.seconds < 0 || b.o.rank < 0 || b.o.rank > LORA_RANK_MAX)
-        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "impossible options: tokens up to %d, seconds, rank up to %d",
-                         1 << 20, LORA_RANK_MAX);
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
+                         "impossible options: tokens up to %d, seconds, rank up to %d", 1 << 20, LORA_RANK_MAX);
     if (b.o.seconds == 0) b.o.seconds = 3;
     b.tokens = b.o.tokens ? (size_t)b.o.tokens : decode ? 128 : 512;
     if (merge && !b.o.merge) b.o.merge = "f16";

@@ -95,7 +95,8 @@ int main(int argc, char **argv) {
     config.clip = 0;
     config.micro_tokens = 512;
     config.max_tokens = MAX_TOKENS;
-    if (code == ATTUNE_OK || code == ATTUNE_DONE) code = trainer_create(s.model, s.pool, &config, NULL, &s.trainer, &err);
+    if (code == ATTUNE_OK || code == ATTUNE_DONE)
+        code = trainer_create(s.model, s.pool, &config, NULL, &s.trainer, &err);
     if (code == ATTUNE_OK) code = learn(&s, s.train.set.n, &err);
     if (code != ATTUNE_OK) fprintf(stderr, "learning: %s (%s)\n", err.message, err.where);
     trainer_destroy(s.trainer);

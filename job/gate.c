@@ -25,7 +25,8 @@ void gate_judge(const double *before, const double *after, const size_t *tokens,
         sum_tokens += (double)tokens[i];
     }
     if (n < 2 || sum_tokens == 0 || !isfinite(sum_before) || !isfinite(sum_after)) {
-        snprintf(out->reason, sizeof out->reason, n < 2 ? "too few rows to judge by" : "the loss is not a finite number");
+        snprintf(out->reason, sizeof out->reason,
+                 n < 2 ? "too few rows to judge by" : "the loss is not a finite number");
         return;
     }
     double gain = (sum_before - sum_after) / sum_tokens;
@@ -38,7 +39,8 @@ void gate_judge(const double *before, const double *after, const size_t *tokens,
     out->interval = student_95((double)n - 1.0) * sqrt(squares * (double)n / ((double)n - 1.0)) / sum_tokens;
     out->publish = gain > out->interval;
     if (out->publish)
-        snprintf(out->reason, sizeof out->reason, "held-out loss fell by %.3f +- %.3f nats a token", gain, out->interval);
+        snprintf(out->reason, sizeof out->reason, "held-out loss fell by %.3f +- %.3f nats a token", gain,
+                 out->interval);
     else if (gain > 0)
         snprintf(out->reason, sizeof out->reason,
                  "held-out loss fell by %.3f, within its uncertainty of %.3f: not surely better", gain, out->interval);

@@ -41,7 +41,8 @@ int home_resolve(const char *home, char out[HOME_PATH_MAX], attune_error *err) {
     if (code != ATTUNE_OK) return code;
     if (stat(file, &st) != 0) {
         if (errno != ENOENT && errno != ENOTDIR) return error_set_errno(err, file, "cannot look at the home");
-        return error_set(err, ATTUNE_ERROR_NOT_FOUND, path, "no attune home there; make one with: attune init --base MODEL.gguf");
+        return error_set(err, ATTUNE_ERROR_NOT_FOUND, path,
+                         "no attune home there; make one with: attune init --base MODEL.gguf");
     }
     memcpy(out, path, sizeof path);
     return ATTUNE_OK;
@@ -57,7 +58,8 @@ int home_lock(const char *home, int *fd, attune_error *err) {
     if (f < 0) return error_set_errno(err, path, "cannot open the home's lock");
     if (flock(f, LOCK_EX | LOCK_NB) != 0) {
         code = errno == EWOULDBLOCK
-                   ? error_set(err, ATTUNE_ERROR_BUSY, home, "another attune process is working on this home; try again when it is done")
+                   ? error_set(err, ATTUNE_ERROR_BUSY, home,
+                               "another attune process is working on this home; try again when it is done")
                    : error_set_errno(err, path, "cannot lock the home");
         close(f);
         return code;
@@ -167,10 +169,11 @@ int home_model(const char *home, const struct settings *settings, enum file_load
     if (code != ATTUNE_OK) return code;
     code = hash_open_base(home, &model->gguf->file, settings->base_sha256, sha256, err);
     if (code == ATTUNE_OK && strcmp(sha256, settings->base_sha256) != 0)
-        code = error_set(err, ATTUNE_ERROR_MISMATCH, settings->base,
-                         "another base model than this home was made for (sha256 %.12s, wanted %.12s); put the old file "
-                         "back, or make a new home for this one",
-                         sha256, settings->base_sha256);
+        code =
+            error_set(err, ATTUNE_ERROR_MISMATCH, settings->base,
+                      "another base model than this home was made for (sha256 %.12s, wanted %.12s); put the old file "
+                      "back, or make a new home for this one",
+                      sha256, settings->base_sha256);
     if (code != ATTUNE_OK) {
         model_close(model);
         return code;
@@ -235,7 +238,8 @@ int home_adapter_read(const char *home, const struct model *model, int number, c
     home_adapter_path(home, number, path);
     int code = adapter_read(path, model, &lora, NULL, sha256, err);
     if (code == ATTUNE_OK && strcmp(sha256, wanted) != 0)
-        code = error_set(err, ATTUNE_ERROR_FORMAT, path, "the file is not the one that was published; use another adapter");
+        code = error_set(err, ATTUNE_ERROR_FORMAT, path,
+                         "the file is not the one that was published; use another adapter");
     if (code != ATTUNE_OK) {
         lora_destroy(lora);
         return code;
@@ -324,8 +328,9 @@ int attune_home_init(const char *home, const char *base, const attune_home_optio
     size_t length = strlen(absolute);
     /* what attune.conf could not give back */
     if (length >= sizeof settings.base || strpbrk(absolute, "\n\r") || isspace((unsigned char)absolute[length - 1])) {
-        code = error_set(err, ATTUNE_ERROR_ARGUMENT, base,
-                         "the base model's path is too long, holds a line break or ends in a blank; give it another name");
+        code =
+            error_set(err, ATTUNE_ERROR_ARGUMENT, base,
+                      "the base model's path is too long, holds a line break or ends in a blank; give it another name");
         goto out;
     }
     strcpy(settings.base, absolute);

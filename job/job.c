@@ -59,11 +59,11 @@ static int check_memory(attune_job *job, const struct settings *settings, int pa
                                pool_threads(job->pool));
     job->report.planned_rss_bytes = peak;
     if (peak <= ceiling) return ATTUNE_OK;
-    return error_set(err, ATTUNE_ERROR_ARGUMENT, "memory",
-                     "this run takes %llu MiB at its peak, %llu are allowed; raise --memory%s",
-                     (unsigned long long)(peak >> 20), (unsigned long long)(ceiling >> 20),
-                     job->plan.row.number ? ": it was planned with more"
-                                          : ", or lower micro_tokens and max_tokens or set merge = none in attune.conf");
+    return error_set(
+        err, ATTUNE_ERROR_ARGUMENT, "memory", "this run takes %llu MiB at its peak, %llu are allowed; raise --memory%s",
+        (unsigned long long)(peak >> 20), (unsigned long long)(ceiling >> 20),
+        job->plan.row.number ? ": it was planned with more"
+                             : ", or lower micro_tokens and max_tokens or set merge = none in attune.conf");
 }
 
 /* ---- opening ---- */

@@ -244,7 +244,7 @@ static int train_unit(attune_job *job, attune_error *err) {
     /* One bad step is noise; a run of them is a defect of data or settings, and will not heal. */
     job->unit++;
     if (job->trainer->dropped > 8 && job->trainer->dropped > job->trainer->adamw.step)
-        return fail_run(job, "the loss is not finite in most steps; lower learning_rate in attune.conf", err);
+        return fail_run(job, "the loss is not finite in most steps; lower learning_rate in attune.conf, or train from fresh", err);
     return ATTUNE_OK;
 }
 
@@ -325,6 +325,10 @@ static int gate_unit(attune_job *job, attune_error *err) {
     release_judge(job);
     int code = judge(job, &verdict, err);
     if (code != ATTUNE_OK) return code;
+    if (verdict.publish && lora_check_finite(job->trainer->lora, job->model, NULL, NULL) != ATTUNE_OK) {
+        verdict.publish = 0;
+        snprintf(verdict.reason, sizeof verdict.reason, "the adapter holds values that are not finite");
+    }
     fill_run(job, &verdict);
     if (verdict.publish) {
         /* the figures first: should the process die behind CURRENT, the run's row lacks its state alone */

@@ -122,7 +122,8 @@ static int split(struct plan *plan, int64_t max_examples, char reason[256], attu
     plan->train = malloc((n + 1) * sizeof *plan->train);
     plan->judge = malloc((n + 1) * sizeof *plan->judge);
     plan->order = malloc((n + 1) * sizeof *plan->order);
-    if (!plan->train || !plan->judge || !plan->order) return error_set_memory(err, "a plan", 3 * n * sizeof *plan->train);
+    if (!plan->train || !plan->judge || !plan->order)
+        return error_set_memory(err, "a plan", 3 * n * sizeof *plan->train);
     for (size_t i = 0; i < n; i++)
         if (is_held_out(&plan->examples.items[i], plan->settings.held_out))
             plan->judge[plan->n_judge++] = i;
@@ -298,7 +299,8 @@ static int load_rows(attune_store *store, const struct model *model, struct plan
     plan->train = malloc((n + 1) * sizeof *plan->train);
     plan->judge = malloc((n + 1) * sizeof *plan->judge);
     plan->order = malloc((n + 1) * sizeof *plan->order);
-    if (!plan->train || !plan->judge || !plan->order) code = error_set_memory(err, "a plan", 3 * n * sizeof *plan->train);
+    if (!plan->train || !plan->judge || !plan->order)
+        code = error_set_memory(err, "a plan", 3 * n * sizeof *plan->train);
     struct gather g = {model, plan->settings.train.max_tokens, &plan->examples};
     for (size_t i = 0; i < n && code == ATTUNE_OK; i++) {
         code = store_example_get(store, rows[i].content_hash, gather_row, &g, err);

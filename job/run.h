@@ -36,8 +36,8 @@ struct budget {
 };
 /* What a plan over these rates takes, in seconds. */
 double plan_seconds(const struct plan *plan, const struct budget *budget);
-/* parent: adapter to start from (0: fresh), opponent: the active one. Chooses rows, split, epochs; writes the run and its rows into the store. ATTUNE_PAUSED and a reason: there
- * is nothing to train on yet. */
+/* parent: adapter to start from (0: fresh), opponent: the active one. Chooses rows, split, epochs; writes the run and
+ * its rows into the store. ATTUNE_PAUSED and a reason: there is nothing to train on yet. */
 int plan_make(attune_store *store, const struct model *model, const struct settings *settings, int parent,
               const char *parent_sha256, int opponent, const struct budget *budget, struct plan *out, char reason[256],
               attune_error *err);

@@ -139,7 +139,8 @@ int attune_eval(attune_engine *engine, const char *path, const attune_eval_optio
     int code = options_read(&o, sizeof o, options, "attune_eval_options", err);
     if (code != ATTUNE_OK) return code;
     if (!engine || !path || o.max_examples < 0 || o.max_tokens < 0)
-        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "evaluation wants an engine, a file, and limits of at least 0");
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
+                         "evaluation wants an engine, a file, and limits of at least 0");
     settings_default(&settings);
     if (*engine->home && (code = settings_read(engine->home, &settings, err)) != ATTUNE_OK) return code;
     struct evaluation e = {.engine = engine, .max_examples = o.max_examples,

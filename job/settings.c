@@ -13,8 +13,14 @@
 #include <string.h>
 
 void settings_default(struct settings *s) {
-    *s = (struct settings){.merge = MERGE_F16, .epochs = 3, .shuffle = 1, .held_out = 0.1, .memory = 600u << 20, .checkpoint_seconds = 60,
-                           .charger_required = 1, .battery_min = 30};
+    *s = (struct settings){.merge = MERGE_F16,
+                           .epochs = 3,
+                           .shuffle = 1,
+                           .held_out = 0.1,
+                           .memory = 600u << 20,
+                           .checkpoint_seconds = 60,
+                           .charger_required = 1,
+                           .battery_min = 30};
     train_config_default(&s->train);
 }
 
@@ -53,9 +59,11 @@ static const struct key keys[] = {
     {"micro_tokens", COUNT, AT(train.micro_tokens), 16, 1 << 20, NULL, 1, "tokens that go through the layers together"},
     {"held_out", REAL, AT(held_out), 0.01, 0.5, NULL, 1, "share of prompts that judge and are never trained on"},
     {"seed", SEED, AT(train.seed), 0, 0, NULL, 1, NULL},
-    {"checkpoint_seconds", REAL, AT(checkpoint_seconds), 0, 86400, NULL, 0, "progress is written no more often than this"},
+    {"checkpoint_seconds", REAL, AT(checkpoint_seconds), 0, 86400, NULL, 0,
+     "progress is written no more often than this"},
     {"memory", BYTES, AT(memory), 0, 0, NULL, 0, "ceiling of resident memory while training"},
-    {"charger", CHOICE, AT(charger_required), 0, 0, "ignored|required", 0, "when a run may start (train --now skips both)"},
+    {"charger", CHOICE, AT(charger_required), 0, 0, "ignored|required", 0,
+     "when a run may start (train --now skips both)"},
     {"battery_min", COUNT, AT(battery_min), 0, 100, NULL, 0, NULL},
 };
 enum { N_KEYS = sizeof keys / sizeof *keys };

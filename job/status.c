@@ -18,7 +18,8 @@ static int count_adapter(const attune_adapter_info *info, void *user) {
 static void describe_base(const char *home, attune_status *s) {
     struct model *model = NULL;
     char sha256[65];
-    if (base_hash(home, s->base_path, s->base_sha256, sha256, NULL) == ATTUNE_OK) s->base_ok = strcmp(sha256, s->base_sha256) == 0;
+    if (base_hash(home, s->base_path, s->base_sha256, sha256, NULL) == ATTUNE_OK)
+        s->base_ok = strcmp(sha256, s->base_sha256) == 0;
     if (model_open(s->base_path, FILE_MAP, &model, NULL) != ATTUNE_OK) return;
     snprintf(s->base_name, sizeof s->base_name, "%s", model->name);
     model_close(model);
@@ -121,8 +122,9 @@ static int check_adapter(const attune_adapter_info *info, void *user) {
         c->found = 1;
         if (revoked || strcmp(info->sha256, c->current_sha256) != 0)
             report(c->check, 2, "CURRENT",
-                   revoked ? "the active adapter is revoked; choose another with: attune adapters use N (or base)"
-                           : "it names another file than the store; choose again with: attune adapters use N (or base)");
+                   revoked
+                       ? "the active adapter is revoked; choose another with: attune adapters use N (or base)"
+                       : "it names another file than the store; choose again with: attune adapters use N (or base)");
     }
     if (revoked) return 0;
     snprintf(subject, sizeof subject, "adapter %d", info->number);
@@ -139,8 +141,9 @@ static void check_adapters(struct check_adapters *adapters, attune_store *store)
     if (store_adapters(store, check_adapter, adapters, &e) != ATTUNE_OK)
         report_error(adapters->check, "adapters", &e);
     else if (adapters->current && !adapters->found)
-        report(adapters->check, 2, "CURRENT",
-               "it names an adapter that the store does not know; choose another with: attune adapters use N (or base)");
+        report(
+            adapters->check, 2, "CURRENT",
+            "it names an adapter that the store does not know; choose another with: attune adapters use N (or base)");
 }
 
 /* adapters NULL: without the base they cannot be looked at. */
@@ -158,7 +161,8 @@ static void check_store(struct check *check, const char *home, struct check_adap
     else if (*problem)
         report(check, 2, "store", problem);
     else if (store_counts(store, &interactions, &consented, &feedback, &fresh, &e) == ATTUNE_OK) {
-        snprintf(text, sizeof text, "whole: %lld interactions, %lld with consent, %lld feedback, %lld examples not yet learned",
+        snprintf(text, sizeof text,
+                 "whole: %lld interactions, %lld with consent, %lld feedback, %lld examples not yet learned",
                  (long long)interactions, (long long)consented, (long long)feedback, (long long)fresh);
         report(check, 0, "store", text);
         if (interactions > 0 && consented == 0)
@@ -196,7 +200,8 @@ static void check_home(struct check *check, const char *home) {
     struct model *model = check_base(check, settings.base);
     if (model && base_hash(home, settings.base, settings.base_sha256, sha256, &e) == ATTUNE_OK) {
         if (strcmp(sha256, settings.base_sha256) != 0)
-            report(check, 2, "base", "another file than this home was made for; put the old one back, or make a new home");
+            report(check, 2, "base",
+                   "another file than this home was made for; put the old one back, or make a new home");
         model_set_hash(model, settings.base_sha256);
     }
     if (current_read(home, &adapters.current, current_sha256, NULL, &e) != ATTUNE_OK)

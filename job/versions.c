@@ -104,7 +104,8 @@ static int read_version(const struct opened *o, int number, struct model **model
     int code = find(o, number, info, err);
     if (code != ATTUNE_OK) return code;
     if (strcmp(info->state, "revoked") == 0)
-        return error_set(err, ATTUNE_ERROR_STATE, NULL, "adapter %d is revoked: it learned from what was forgotten", number);
+        return error_set(err, ATTUNE_ERROR_STATE, NULL, "adapter %d is revoked: it learned from what was forgotten",
+                         number);
     code = open_model(o->home, model, err);
     return code == ATTUNE_OK ? home_adapter_read(o->home, *model, number, info->sha256, lora, err) : code;
 }
@@ -148,8 +149,8 @@ int attune_adapter_rollback(const char *home, int *now, attune_error *err) {
             code = find(&o, parent, &info, err);
             if (code == ATTUNE_OK && strcmp(info.state, "revoked") != 0) break;
             if (code == ATTUNE_OK && info.parent >= parent)
-                code = error_set(err, ATTUNE_ERROR_FORMAT, NULL, "adapter %d has the parent %d, which is younger", parent,
-                                 info.parent);
+                code = error_set(err, ATTUNE_ERROR_FORMAT, NULL, "adapter %d has the parent %d, which is younger",
+                                 parent, info.parent);
             parent = info.parent;
         }
     }
@@ -171,7 +172,8 @@ int attune_adapter_export(const char *home, int number, const char *format, cons
     char from[HOME_PATH_MAX + 32];
     int peft = format && strcmp(format, "peft") == 0;
     if (!format || (!peft && strcmp(format, "gguf") != 0))
-        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "unknown format \"%.40s\": gguf or peft", format ? format : "");
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "unknown format \"%.40s\": gguf or peft",
+                         format ? format : "");
     if (number < 1) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the base is no adapter: give a number from 1");
     if (!path) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "exporting wants a path to write to");
     int code = open_home(home, 0, &o, err);

@@ -171,7 +171,7 @@ static inline void set_key(const struct homes *f, const char *key, const char *v
 static inline void quick_settings(const struct homes *f) {
     static const char *const settings[][2] = {{"rank", "2"},         {"epochs", "3"},         {"learning_rate", "0.01"},
                                               {"max_tokens", "160"}, {"micro_tokens", "160"}, {"merge", "none"},
-                                              {"checkpoint_seconds", "0"}};
+                                              {"checkpoint_seconds", "3600"}}; /* pauses write theirs all the same */
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) set_key(f, settings[i][0], settings[i][1]);
 }
 

@@ -225,7 +225,7 @@ static void test_impossible_options(void **state) {
 
 struct seen {
     int64_t done, total, step;
-    int calls, training;
+    int calls;
     char phases[256]; /* names as they came, each once */
 };
 static void watch(const attune_progress *p, void *user) {
@@ -236,14 +236,14 @@ static void watch(const attune_progress *p, void *user) {
     char name[40];
     snprintf(name, sizeof name, "%s;", p->phase);
     if (!strstr(seen->phases, name)) strcat(seen->phases, name);
-    if (strcmp(p->phase, "train") == 0) seen->training++;
-    if (seen->training) assert_true(isfinite(p->loss) && p->loss > 0 && p->tokens_per_s > 0);
+    if (p->step > 0) assert_true(isfinite(p->loss) && p->loss > 0 && p->tokens_per_s > 0);
     seen->done = p->done;
     seen->total = p->total;
     seen->calls++;
 }
 
 static void expect_consistent(struct homes *f, const attune_job_report *r, int number, int parent) {
+    if (!r->published) fail_msg("%s: %s", r->state, r->reason);
     assert_int_equal(r->finished, 1);
     assert_string_equal(r->state, "published");
     assert_int_equal(r->adapter, number);
@@ -292,6 +292,7 @@ static void test_cross_fitted_run(void **state) {
     options.on_progress = watch;
     options.user = &seen;
     make_quick_home(f, 9);
+    set_key(f, "checkpoint_seconds", "0"); /* after each unit */
     GIVES(run_job(f, &options, &report), ATTUNE_DONE);
     assert_string_equal(report.evaluation, "cross-fit");
     assert_int_equal(report.examples, 9);
@@ -328,14 +329,15 @@ static void test_held_out_run(void **state) {
     expect_consistent(f, &report, 2, 1);
     assert_string_equal(adapter_info(f, 1).state, "retired");
     import_rows(f, 30, 6);
+    OK(attune_adapter_use(f->home, 1, &f->err));
     options.from = ATTUNE_FROM_FRESH;
-    set_key(f, "epochs", "12"); /* to beat two nights */
+    set_key(f, "epochs", "8"); /* to beat adapter 1 */
     memset(&seen, 0, sizeof seen);
     GIVES(run_job(f, &options, &report), ATTUNE_DONE);
     expect_consistent(f, &report, 3, 0);
-    assert_string_equal(adapter_info(f, 2).state, "retired");
+    assert_string_equal(adapter_info(f, 1).state, "retired");
     /* its parent is the base, what it had to beat was not */
-    assert_non_null(strstr(sql_text(f, "SELECT configuration FROM run ORDER BY number DESC"), "\"opponent\": 2"));
+    assert_non_null(strstr(sql_text(f, "SELECT configuration FROM run ORDER BY number DESC"), "\"opponent\": 1"));
 }
 
 static void test_fewer_examples(void **state) {
@@ -351,7 +353,8 @@ static void test_fewer_examples(void **state) {
 
 /* ---- refused ---- */
 
-static void expect_refused(struct homes *f, const char *state, int64_t steps_done) {
+/* steps_done -1: all of them */
+static void expect_refused(struct homes *f, int64_t steps_done) {
     attune_job_options options = job_options();
     attune_job_report report;
     int before = home_status(f).active_adapter, n = home_status(f).n_adapters;
@@ -359,13 +362,13 @@ static void expect_refused(struct homes *f, const char *state, int64_t steps_don
     assert_int_equal(report.published, 0);
     assert_int_equal(report.finished, 1);
     assert_int_equal(report.adapter, 0);
-    assert_string_equal(report.state, state);
+    assert_string_equal(report.state, "refused");
     assert_non_null(strstr(report.reason, "did not fall"));
     assert_int_equal(report.steps_done, steps_done < 0 ? report.steps : steps_done);
     attune_status s = home_status(f);
     assert_int_equal(s.active_adapter, before);
     assert_int_equal(s.n_adapters, n);
-    assert_string_equal(s.run_state, state);
+    assert_string_equal(s.run_state, "refused");
     assert_string_equal(s.run_reason, report.reason);
     assert_int_equal(s.run_steps_done, report.steps_done);
     assert_true(s.run_loss_after >= s.run_loss_before && s.run_loss_after == report.loss_after);
@@ -380,17 +383,19 @@ static void test_refused_candidates(void **state) {
     struct homes *f = *state;
     make_quick_home(f, 8);
     set_key(f, "learning_rate", "0");
-    expect_refused(f, "refused", 0); /* the folds said so: it was not trained on all rows */
-    set_key(f, "learning_rate", "1");
-    expect_refused(f, "refused", 0);
+    expect_refused(f, 0); /* the folds said so: it was not trained on all rows */
     set_key(f, "learning_rate", "0.01");
+    set_key(f, "epochs", "30"); /* good enough to spoil */
     publish_run(f, 1);
-    import_rows(f, 8, 16);
-    set_key(f, "held_out", "0.5");
+    set_key(f, "epochs", "3");
+    import_rows(f, 8, 4);
     set_key(f, "learning_rate", "1");
-    expect_refused(f, "refused", -1);
+    expect_refused(f, 0);
+    import_rows(f, 12, 12);
+    set_key(f, "held_out", "0.5");
+    expect_refused(f, -1);
     set_key(f, "learning_rate", "0");
-    expect_refused(f, "refused", -1);
+    expect_refused(f, -1);
     assert_int_equal(sql_number(f, "SELECT count(*) FROM run WHERE state = 'refused'"), 4);
 }
 
@@ -404,9 +409,11 @@ static void test_loss_that_is_not_finite(void **state) {
     set_key(f, "rank", "1");
     set_key(f, "alpha", "65536");
     set_key(f, "learning_rate", "1");
+    set_key(f, "weight_decay", "10"); /* nine times as large after each step */
     set_key(f, "clip", "0");
     set_key(f, "warmup", "0");
     set_key(f, "schedule", "constant");
+    set_key(f, "batch", "1");
     set_key(f, "epochs", "20");
     attune_job *job = NULL;
     int code;
@@ -431,6 +438,8 @@ static void test_loss_that_is_not_finite(void **state) {
     /* the advice helps */
     set_key(f, "alpha", "16");
     set_key(f, "learning_rate", "0.01");
+    set_key(f, "weight_decay", "0");
+    set_key(f, "batch", "4");
     set_key(f, "epochs", "3");
     publish_run(f, 1);
 }
@@ -441,7 +450,6 @@ static void test_pauses_leave_no_trace(void **state) {
     struct homes *f = *state;
     static const long each[] = {1, 3, 7};
     make_quick_home(f, 8);
-    set_key(f, "checkpoint_seconds", "3600"); /* pauses write their own */
     set_key(f, "dropout", "0.1");
     char wanted[256];
     snprintf(wanted, sizeof wanted, "%s", undisturbed(f));
@@ -670,13 +678,13 @@ static void test_memory_is_kept(void **state) {
     for (int i = 0; i < 2; i++) {
         char command[512];
         unsigned long long grew = 0, asked = 0, planned = 0;
-        make_quick_home(f, 16);
+        make_quick_home(f, 12);
         set_key(f, "merge", modes[i]);
         set_key(f, "rank", "256");
         set_key(f, "epochs", "1");
-        set_key(f, "batch", "16");
+        set_key(f, "batch", "12");
         set_key(f, "max_tokens", "512");
-        set_key(f, "micro_tokens", "8192");
+        set_key(f, "micro_tokens", "4096");
         snprintf(command, sizeof command, "/proc/%d/exe memory %s", (int)getpid(), f->home);
         FILE *child = popen(command, "r");
         assert_non_null(child);
@@ -686,7 +694,7 @@ static void test_memory_is_kept(void **state) {
         assert_true(asked == planned);
 #ifndef SANITIZED
         /* what is planned beyond the run itself: 40 MiB, and 6 a thread */
-        if (grew > asked || asked > 2 * grew + (56u << 20))
+        if (grew > asked || asked > grew + (64u << 20))
             fail_msg("merge %s: grew by %llu KiB, asked %llu KiB", modes[i], grew >> 10, asked >> 10);
         assert_true(grew > 32u << 20); /* else this shows nothing */
 #endif
@@ -833,7 +841,6 @@ static void expect_begun_again(struct homes *f, const char *wanted, const char *
 static void test_checkpoints_that_are_of_no_use(void **state) {
     struct homes *f = *state;
     make_quick_home(f, 6);
-    set_key(f, "checkpoint_seconds", "3600");
     char wanted[256], name[64];
     snprintf(wanted, sizeof wanted, "%s", undisturbed(f));
     pause_after(f, 18);

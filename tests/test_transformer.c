@@ -105,7 +105,8 @@ static void check_tiny(const char *name, int n_threads, size_t padding) {
         targets[i] = i >= padding && t >= first && t + 1 < T ? ids[t + 1] : -1;
         row_weights[i] = 1.0f / (float)(T - 1 - first);
     }
-    struct packed_batch batch = {all, padding ? 2 : 1, tokens, positions, padding ? starts : starts + 1, targets, row_weights, NULL};
+    struct packed_batch batch = {all,     padding ? 2 : 1, tokens, positions, padding ? starts : starts + 1,
+                                 targets, row_weights,     NULL};
     size_t only[2] = {0, all};
     if (!padding) batch.starts = only;
     float *gradient = calloc(n, sizeof *gradient), *expected = malloc(n * sizeof *expected);
@@ -114,7 +115,8 @@ static void check_tiny(const char *name, int n_threads, size_t padding) {
     assert_int_equal(training_pass_run(pass, &weights, &batch, 0, 0, views, losses, NULL), ATTUNE_OK);
     double loss = 0, wanted_loss = (double)golden_f32(&g);
     for (size_t i = 0; i < all; i++) loss += (double)(losses[i] * row_weights[i]);
-    if (!(fabs(loss - wanted_loss) < 1e-5 * fabs(wanted_loss))) fail_msg("%s: loss %.7f, wanted %.7f", name, loss, wanted_loss);
+    if (!(fabs(loss - wanted_loss) < 1e-5 * fabs(wanted_loss)))
+        fail_msg("%s: loss %.7f, wanted %.7f", name, loss, wanted_loss);
     golden_take(&g, expected, n * sizeof *expected);
     assert_true(golden_done(&g));
     for (size_t l = 0; l < model->L; l++)
@@ -294,7 +296,8 @@ static void test_dropout_gradient(void **state) {
         sides[side] = loss_of(pass, &weights, &batch);
     }
     double measured = (sides[0] - sides[1]) / (2.0 * (double)step);
-    if (!(fabs(measured - slope) < 1e-2 * fmax(fabs(slope), 0.05))) fail_msg("slope %g, differences say %g", slope, measured);
+    if (!(fabs(measured - slope) < 1e-2 * fmax(fabs(slope), 0.05)))
+        fail_msg("slope %g, differences say %g", slope, measured);
     free(saved), free(views), free(gradient);
     training_pass_destroy(pass);
     lora_destroy(lora);
@@ -337,7 +340,8 @@ static void test_real_logits(void **state) {
             for (uint32_t v = 0; v < V; v++) top = row[v] > top ? row[v] : top;
             worst = fmax(worst, fabs((double)(top - max)));
             worst = fmax(worst, (double)fabsf(row[argmax] - max));
-            for (uint32_t p = 0; p < n_probes; p++) worst = fmax(worst, fabs((double)(row[probes[p]] - golden_f32(&g))));
+            for (uint32_t p = 0; p < n_probes; p++)
+                worst = fmax(worst, fabs((double)(row[probes[p]] - golden_f32(&g))));
             worst = fmax(worst, fabs((double)(kernels_get()->softmax(row, V, 0) - lse)));
         }
         free(logits);
@@ -417,7 +421,8 @@ static void test_real_gradients(void **state) {
         }
         double relative = sqrt(error / projections) / norm;
         worst = fmax(worst, relative);
-        if (!(relative < 1e-4)) fail_msg("gradient of layer %zu %s %c is off by %g", l, target_names[t], "AB"[k & 1], relative);
+        if (!(relative < 1e-4))
+            fail_msg("gradient of layer %zu %s %c is off by %g", l, target_names[t], "AB"[k & 1], relative);
     }
     print_message("420 gradients, largest relative error %.2g\n", worst);
     assert_true(golden_done(&g));
@@ -451,7 +456,8 @@ static void test_real_steps(void **state) {
         float wanted = golden_f32(&g);
         assert_int_equal(trainer_step(trainer, &set, rows, each, 1e-3f, &loss, &tokens, NULL), ATTUNE_OK);
         worst = fmax(worst, fabs(loss - (double)wanted));
-        if (!(fabs(loss - (double)wanted) < 1e-3)) fail_msg("step %u: loss %.5f, wanted %.5f", step, loss, (double)wanted);
+        if (!(fabs(loss - (double)wanted) < 1e-3))
+            fail_msg("step %u: loss %.5f, wanted %.5f", step, loss, (double)wanted);
         example_set_free(&set);
     }
     print_message("%u steps, largest difference %.2g\n", steps, worst);

@@ -74,9 +74,11 @@ static int expect_text(const struct gguf *g, const char *key, const char *wanted
     int code = gguf_get_text(g, key, found, sizeof found, err);
     if (code != ATTUNE_OK) return code;
     if (strcmp(found, wanted) != 0)
-        return error_set(err, ATTUNE_ERROR_MISMATCH, path, "the checkpoint was made with another %s (%.80s, now %.80s); go on where it began, or delete the "
-                         "checkpoint and the run begins again",
-                         key, found, wanted);
+        return error_set(
+            err, ATTUNE_ERROR_MISMATCH, path,
+            "the checkpoint was made with another %s (%.80s, now %.80s); go on where it began, or delete the "
+            "checkpoint and the run begins again",
+            key, found, wanted);
     return ATTUNE_OK;
 }
 
@@ -89,7 +91,8 @@ static int find_vector(const struct gguf *g, const char *name, size_t n, const u
         float value;
         memcpy(&value, tensor->data + i * sizeof value, sizeof value);
         if (!isfinite(value))
-            return error_set(err, ATTUNE_ERROR_FORMAT, path, "tensor %s holds a value that is not finite at %zu", name, i);
+            return error_set(err, ATTUNE_ERROR_FORMAT, path, "tensor %s holds a value that is not finite at %zu", name,
+                             i);
     }
     *out = tensor->data;
     return ATTUNE_OK;
@@ -104,7 +107,8 @@ static int check_digest(const struct gguf *g, uint64_t step, uint64_t dropped, c
     if (code != ATTUNE_OK) return code;
     digest(state.data, state.size, step, dropped, vectors, n, found);
     if (strcmp(found, wanted) == 0) return ATTUNE_OK;
-    return error_set(err, ATTUNE_ERROR_FORMAT, path, "the checkpoint is damaged: it is not what its digest was taken of");
+    return error_set(err, ATTUNE_ERROR_FORMAT, path,
+                     "the checkpoint is damaged: it is not what its digest was taken of");
 }
 
 /* All is checked before anything is changed. */

@@ -29,7 +29,8 @@ float schedule_rate(const struct train_config *config, size_t step, size_t steps
     return (float)(rate * 0.5 * (1.0 + cos(3.14159265358979323846 * (done < 1.0 ? done : 1.0))));
 }
 
-/* m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p -= rate (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p) */
+/* m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p -= rate (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p)
+ */
 void adamw_update(struct adamw *adamw, float *parameters, const float *gradient, const struct train_config *config,
                   float learning_rate) {
     adamw->step++;

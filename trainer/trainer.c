@@ -59,10 +59,11 @@ int trainer_create(const struct model *model, struct pool *pool, const struct tr
     code = lora_create(model, &config->lora, &t->lora, err);
     if (code != ATTUNE_OK) goto out;
     if (start && (start->n != t->lora->n || memcmp(&start->config, &config->lora, sizeof config->lora) != 0)) {
-        code = error_set(err, ATTUNE_ERROR_MISMATCH, NULL,
-                         "the adapter to start from has rank %zu, alpha %g and its own targets; train with the same, or "
-                         "from fresh",
-                         start->config.rank, (double)start->config.alpha);
+        code =
+            error_set(err, ATTUNE_ERROR_MISMATCH, NULL,
+                      "the adapter to start from has rank %zu, alpha %g and its own targets; train with the same, or "
+                      "from fresh",
+                      start->config.rank, (double)start->config.alpha);
         goto out;
     }
     take(t, &t->arena, t->lora->n);

@@ -11,7 +11,9 @@ static inline uint64_t random_mix(uint64_t x) {
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
     return x ^ (x >> 31);
 }
-static inline uint64_t random_u64(uint64_t key, uint64_t index) { return random_mix(random_mix(key) ^ random_mix(~index)); }
+static inline uint64_t random_u64(uint64_t key, uint64_t index) {
+    return random_mix(random_mix(key) ^ random_mix(~index));
+}
 /* Uniform in [0, 1), 24 bits. */
 static inline float random_uniform(uint64_t key, uint64_t index) {
     return (float)(random_u64(key, index) >> 40) * 0x1p-24f;

@@ -471,9 +471,10 @@ int decoding_pass_run(struct decoding_pass *p, const struct weights *weights, st
     const struct model *m = p->model;
     size_t before = cache->used, last = 0;
     if (n > cache->context - before || n > p->context - before)
-        return error_set(err, ATTUNE_ERROR_CONTEXT_FULL, NULL,
-                         "%zu more tokens do not fit a context of %zu that holds %zu; open the session with a larger one",
-                         n, cache->context, before);
+        return error_set(
+            err, ATTUNE_ERROR_CONTEXT_FULL, NULL,
+            "%zu more tokens do not fit a context of %zu that holds %zu; open the session with a larger one", n,
+            cache->context, before);
     for (size_t at = 0; at < n; at += last) {
         last = n - at < DECODING_CHUNK ? n - at : DECODING_CHUNK;
         decode_chunk(p, weights, cache, tokens + at, last);

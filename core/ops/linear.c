@@ -180,7 +180,8 @@ static void pair_forward_chunk(void *argument, size_t i, int worker) {
     const struct kernels *kernels = p->ops->kernels;
     (void)worker;
     size_t R = p->pair->rank, t0 = i * PAIR_CHUNK, n = min_size(PAIR_CHUNK, p->T - t0);
-    kernels->gemm(0, 1, n, R, p->cols, 1.0f, p->x + t0 * p->cols, p->cols, p->pair->a, p->cols, 0.0f, p->xa + t0 * R, R);
+    kernels->gemm(0, 1, n, R, p->cols, 1.0f, p->x + t0 * p->cols, p->cols, p->pair->a, p->cols, 0.0f, p->xa + t0 * R,
+                  R);
     if (!p->y) return;
     kernels->gemm(0, 1, n, p->rows, R, p->pair->scale, p->xa + t0 * R, R, p->pair->b, R, 1.0f, p->y + t0 * p->rows,
                   p->rows);
@@ -230,5 +231,6 @@ void low_rank_backward(const struct ops *ops, float *dx, const float *dy, const 
     struct pair p = {.ops = ops, .pair = pair, .xa = (float *)(uintptr_t)xa, .dx = dx, .dyb = dyb, .x = x, .dy = dy,
                      .gradient = gradient, .rows = rows, .cols = cols, .T = T};
     pool_run(ops->pool, chunks(T, PAIR_CHUNK), pair_backward_chunk, &p);
-    if (gradient) pool_run(ops->pool, chunks(cols, PAIR_COLUMNS) + chunks(rows, PAIR_COLUMNS), pair_gradient_columns, &p);
+    if (gradient)
+        pool_run(ops->pool, chunks(cols, PAIR_COLUMNS) + chunks(rows, PAIR_COLUMNS), pair_gradient_columns, &p);
 }
