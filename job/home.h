@@ -20,7 +20,7 @@ struct settings {
     char base[HOME_PATH_MAX], base_sha256[65];
     enum merge_mode merge;
     struct train_config train;
-    double epochs;           /* passes over the rows, 0.01 to 100 */
+    double epochs;           /* passes over the rows, up to 100; 0: as plan_make finds right */
     int shuffle;             /* 1: by a hash keyed with the seed; 0: as recorded */
     double held_out;         /* share of prompts, 0.01 to 0.5 */
     uint64_t memory;         /* bytes */

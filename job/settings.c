@@ -14,7 +14,6 @@
 
 void settings_default(struct settings *s) {
     *s = (struct settings){.merge = MERGE_F16,
-                           .epochs = 3,
                            .shuffle = 1,
                            .held_out = 0.1,
                            .memory = 600u << 20,
@@ -53,7 +52,8 @@ static const struct key keys[] = {
     {"weight_decay", REAL, AT(train.weight_decay), 0, 10, NULL, 1, NULL},
     {"clip", REAL, AT(train.clip), 0, 1e6, NULL, 1, "largest norm of a step's gradient; 0: off"},
     {"batch", COUNT, AT(train.batch), 1, 1024, NULL, 1, "conversations a step"},
-    {"epochs", REAL, AT(epochs), 0.01, 100, NULL, 1, "passes over the rows; a time budget may allow fewer"},
+    {"epochs", REAL, AT(epochs), 0, 100, NULL, 1,
+     "passes over the rows, 0: by their number, 3 for a few and 1 from 256 on; a time budget may allow fewer"},
     {"order", CHOICE, AT(shuffle), 0, 0, "recorded|shuffled", 1, NULL},
     {"max_tokens", COUNT, AT(train.max_tokens), 16, 1 << 20, NULL, 1, "longer texts are cut there"},
     {"micro_tokens", COUNT, AT(train.micro_tokens), 16, 1 << 20, NULL, 1, "tokens that go through the layers together"},
