@@ -10,6 +10,8 @@
 #include <string.h>
 #include <sys/resource.h>
 
+enum { SECONDS_MAX = 86400 };
+
 struct bench {
     const char *base;
     attune_bench_options o;
@@ -176,9 +178,11 @@ int attune_bench(const char *base, const char *kind, const attune_bench_options 
     if (!base || !(train || decode || prefill || merge))
         return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
                          "a base, and what to measure: train, decode, prefill or merge");
-    if (b.o.tokens < 0 || b.o.tokens > 1 << 20 || b.o.seconds < 0 || b.o.rank < 0 || b.o.rank > LORA_RANK_MAX)
+    if (b.o.tokens < 0 || b.o.tokens > 1 << 20 || !(b.o.seconds >= 0 && b.o.seconds <= SECONDS_MAX) ||
+        b.o.rank < 0 || b.o.rank > LORA_RANK_MAX)
         return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
-                         "impossible options: tokens up to %d, seconds, rank up to %d", 1 << 20, LORA_RANK_MAX);
+                         "impossible options: tokens up to %d, seconds up to %d, rank up to %d", 1 << 20, SECONDS_MAX,
+                         LORA_RANK_MAX);
     if (b.o.seconds == 0) b.o.seconds = 3;
     b.tokens = b.o.tokens ? (size_t)b.o.tokens : decode ? 128 : 512;
     if (merge && !b.o.merge) b.o.merge = "f16";

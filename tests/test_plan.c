@@ -268,6 +268,26 @@ static void test_seconds(void **state) {
     plan_free(&plan);
 }
 
+/* Left to the plan, few rows are seen three times and 256 once. */
+static void test_passes_by_rows(void **state) {
+    struct place *p = *state;
+    static const struct {
+        int rows;
+        double epochs;
+    } table[] = {{12, 3}, {80, 3}, {128, 2}, {170, 1.5}, {256, 1}, {300, 1}};
+    int have = 0;
+    p->settings.epochs = 0;
+    p->settings.held_out = 0.01; /* nearly none: cross-fitted, all rows are trained on */
+    for (size_t k = 0; k < sizeof table / sizeof *table; k++) {
+        questions(p, have, table[k].rows);
+        have = table[k].rows;
+        struct plan plan = made(p);
+        assert_int_equal(plan.n_train, table[k].rows);
+        assert_true(plan.settings.epochs == table[k].epochs);
+        plan_free(&plan);
+    }
+}
+
 /* Ever less time: first fewer passes, down to one; only then fewer rows, the oldest first; and never over it. */
 static void check_budgets(struct place *p, int folds) {
     struct budget b = {.train_rate = 1000, .evaluate_rate = 4000, .overhead = 1};
@@ -645,6 +665,7 @@ int main(void) {
         TEST(test_a_prompt_never_straddles),
         TEST(test_folds),
         TEST(test_seconds),
+        TEST(test_passes_by_rows),
         TEST(test_budget_with_folds),
         TEST(test_budget_with_held_out_rows),
         TEST(test_budget_leaves_prompts),

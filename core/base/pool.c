@@ -24,7 +24,8 @@ struct pool {
     pthread_mutex_t caller; /* one pool_run at a time */
     pthread_mutex_t lock;
     pthread_cond_t wake, finished;
-    int quit; /* under lock */
+    atomic_int quit;
+    atomic_int sleeping; /* workers that wait for `wake`, or are about to */
     atomic_int cancelled;
     atomic_int waiting; /* the caller sleeps until the last task is done */
     /* The current run. Written between closing `next` (index all ones) and opening it again, so whoever then claims
@@ -90,18 +91,29 @@ static uint_fast64_t run_of(struct pool *pool) {
     return atomic_load_explicit(&pool->next, memory_order_acquire) >> INDEX_BITS;
 }
 
+/* Until there is a run that this worker has not seen, or no more will come. */
+static void wait_for_work(struct pool *pool, uint_fast64_t seen) {
+    /* A spin first: decoding starts hundreds of runs for each token, and a lock between them would cost more than
+     * the runs. */
+    for (int i = 0; i < SPINS; i++, relax())
+        if (run_of(pool) != seen) return;
+    pthread_mutex_lock(&pool->lock);
+    /* Counted before it looks again, while open_run opens before it counts: one of the two sees the other. */
+    atomic_fetch_add_explicit(&pool->sleeping, 1, memory_order_seq_cst);
+    while (atomic_load_explicit(&pool->next, memory_order_seq_cst) >> INDEX_BITS == seen &&
+           !atomic_load_explicit(&pool->quit, memory_order_relaxed))
+        pthread_cond_wait(&pool->wake, &pool->lock);
+    atomic_fetch_sub_explicit(&pool->sleeping, 1, memory_order_relaxed);
+    pthread_mutex_unlock(&pool->lock);
+}
+
 static void *work(void *argument) {
     struct start start = *(struct start *)argument;
     struct pool *pool = start.pool;
     free(argument);
     for (uint_fast64_t seen = 0;;) {
-        /* A short spin first: decoding starts hundreds of runs for each token. */
-        for (int i = 0; i < SPINS && run_of(pool) == seen; i++) relax();
-        pthread_mutex_lock(&pool->lock);
-        while (run_of(pool) == seen && !pool->quit) pthread_cond_wait(&pool->wake, &pool->lock);
-        int quit = pool->quit;
-        pthread_mutex_unlock(&pool->lock);
-        if (quit) return NULL;
+        wait_for_work(pool, seen);
+        if (atomic_load_explicit(&pool->quit, memory_order_relaxed)) return NULL;
         seen = run_of(pool);
         drain(pool, start.worker);
     }
@@ -154,7 +166,7 @@ int pool_create(int threads, struct pool **out, attune_error *err) {
 void pool_destroy(struct pool *pool) {
     if (!pool) return;
     pthread_mutex_lock(&pool->lock);
-    pool->quit = 1;
+    atomic_store_explicit(&pool->quit, 1, memory_order_relaxed);
     pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->lock);
     for (int i = 1; i < pool->threads; i++) pthread_join(pool->handles[i], NULL);
@@ -182,8 +194,9 @@ static void open_run(struct pool *pool, size_t count, void (*task)(void *, size_
     atomic_store_explicit(&pool->task, task, memory_order_release);
     atomic_store_explicit(&pool->argument, argument, memory_order_release);
     atomic_store_explicit(&pool->count, count, memory_order_release);
+    atomic_store_explicit(&pool->next, run, memory_order_seq_cst);
+    if (atomic_load_explicit(&pool->sleeping, memory_order_seq_cst) == 0) return;
     pthread_mutex_lock(&pool->lock);
-    atomic_store_explicit(&pool->next, run, memory_order_release);
     pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->lock);
 }
