@@ -62,7 +62,7 @@ static int learn(struct state *s, size_t rows, attune_error *err) {
             n++;
         }
         from = bench_now();
-        code = trainer_step(s->trainer, &s->train.set, batch, n, 1e-3f, &loss, &step_tokens, err);
+        code = trainer_step(s->trainer, &s->train.set, batch, n, s->trainer->config.learning_rate, &loss, &step_tokens, err);
         training += bench_now() - from;
         tokens += step_tokens;
         done += n;
@@ -93,6 +93,7 @@ int main(int argc, char **argv) {
     if (code == ATTUNE_OK || code == ATTUNE_DONE) code = store_rows_from_file(argv[3], take, &s.test, &err);
     train_config_default(&config);
     config.clip = 0;
+    config.learning_rate = 1e-3f;
     config.micro_tokens = 512;
     config.max_tokens = MAX_TOKENS;
     if (code == ATTUNE_OK || code == ATTUNE_DONE)

@@ -244,7 +244,8 @@ static int train_unit(attune_job *job, attune_error *err) {
     /* One bad step is noise; a run of them is a defect of data or settings, and will not heal. */
     job->unit++;
     if (job->trainer->dropped > 8 && job->trainer->dropped > job->trainer->adamw.step)
-        return fail_run(job, "the loss is not finite in most steps; lower learning_rate in attune.conf, or train from fresh", err);
+        return fail_run(
+            job, "the loss is not finite in most steps; lower learning_rate in attune.conf, or train from fresh", err);
     return ATTUNE_OK;
 }
 
@@ -334,7 +335,8 @@ static int gate_unit(attune_job *job, attune_error *err) {
         /* the figures first: should the process die behind CURRENT, the run's row lacks its state alone */
         code = store_run_update(job->store, &job->plan.row, err);
         if (code != ATTUNE_OK) return code;
-        code = publish_adapter(job->home, job->store, job->model, job->trainer->lora, job->parent_sha256, &job->plan.row, err);
+        code = publish_adapter(job->home, job->store, job->model, job->trainer->lora, job->parent_sha256,
+                               &job->plan.row, err);
     } else {
         snprintf(job->plan.row.state, sizeof job->plan.row.state, "refused");
         code = store_run_update(job->store, &job->plan.row, err);

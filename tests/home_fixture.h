@@ -169,8 +169,12 @@ static inline void set_key(const struct homes *f, const char *key, const char *v
 
 /* Settings of runs that take a fraction of a second and lower the loss. */
 static inline void quick_settings(const struct homes *f) {
-    static const char *const settings[][2] = {{"rank", "2"},         {"epochs", "3"},         {"learning_rate", "0.01"},
-                                              {"max_tokens", "160"}, {"micro_tokens", "160"}, {"merge", "none"},
+    static const char *const settings[][2] = {{"rank", "2"},
+                                              {"epochs", "3"},
+                                              {"learning_rate", "0.01"},
+                                              {"max_tokens", "160"},
+                                              {"micro_tokens", "160"},
+                                              {"merge", "none"},
                                               {"checkpoint_seconds", "3600"}}; /* pauses write theirs all the same */
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) set_key(f, settings[i][0], settings[i][1]);
 }
@@ -215,8 +219,7 @@ static inline const char *sql_text(const struct homes *f, const char *query) {
     sqlite3_stmt *statement = NULL;
     *text = 0;
     assert_int_equal(sqlite3_open(in_home(f, "store.db"), &db), SQLITE_OK);
-    if (sqlite3_prepare_v2(db, query, -1, &statement, NULL) != SQLITE_OK)
-        fail_msg("%s: %s", query, sqlite3_errmsg(db));
+    if (sqlite3_prepare_v2(db, query, -1, &statement, NULL) != SQLITE_OK) fail_msg("%s: %s", query, sqlite3_errmsg(db));
     if (sqlite3_step(statement) == SQLITE_ROW && sqlite3_column_type(statement, 0) != SQLITE_NULL)
         snprintf(text, sizeof text, "%s", (const char *)sqlite3_column_text(statement, 0));
     sqlite3_finalize(statement);

@@ -160,9 +160,10 @@ static void test_bad_rows(void **state) {
     attune_eval_result result;
     ATTUNE_INIT(options);
     ATTUNE_INIT(result);
-    FAILS(attune_eval(engine, in_folder(f, "none.jsonl"), NULL, &result, &f->err), ATTUNE_ERROR_NOT_FOUND, "no such file",
-          "none.jsonl");
-    FAILS(attune_eval(engine, f->folder, NULL, &result, &f->err), ATTUNE_ERROR_ARGUMENT, "not a regular file", f->folder);
+    FAILS(attune_eval(engine, in_folder(f, "none.jsonl"), NULL, &result, &f->err), ATTUNE_ERROR_NOT_FOUND,
+          "no such file", "none.jsonl");
+    FAILS(attune_eval(engine, f->folder, NULL, &result, &f->err), ATTUNE_ERROR_ARGUMENT, "not a regular file",
+          f->folder);
     FAILS(attune_eval(NULL, PERSONA, NULL, &result, &f->err), ATTUNE_ERROR_ARGUMENT, "engine", "");
     FAILS(attune_eval(engine, NULL, NULL, &result, &f->err), ATTUNE_ERROR_ARGUMENT, "file", "");
     options.max_examples = -1;
@@ -176,7 +177,8 @@ static void test_bad_rows(void **state) {
     options.max_examples = 1;
     OK(attune_eval(engine, PERSONA, &options, NULL, &f->err)); /* nobody asks */
     result.size = 4;
-    FAILS(attune_eval(engine, PERSONA, &options, &result, &f->err), ATTUNE_ERROR_ARGUMENT, "ATTUNE_INIT", "attune_eval_result");
+    FAILS(attune_eval(engine, PERSONA, &options, &result, &f->err), ATTUNE_ERROR_ARGUMENT, "ATTUNE_INIT",
+          "attune_eval_result");
     attune_engine_close(engine);
 }
 
@@ -184,8 +186,11 @@ static void test_bad_rows(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_agrees_with_pytorch),   TEST(test_agrees_with_the_gate), TEST(test_merge_modes_are_close),
-        TEST(test_adds_up),               TEST(test_bad_rows),
+        TEST(test_agrees_with_pytorch),
+        TEST(test_agrees_with_the_gate),
+        TEST(test_merge_modes_are_close),
+        TEST(test_adds_up),
+        TEST(test_bad_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

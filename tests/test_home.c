@@ -48,7 +48,8 @@ static void test_init_makes_a_private_home(void **state) {
     umask(before);
     static const char *const folders[] = {"", "adapters", "cache"};
     static const char *const files[] = {"attune.conf", "store.db", "store.lock", "CURRENT", "lock"};
-    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) assert_int_equal(mode_of(in_home(f, folders[i])), 0700);
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
+        assert_int_equal(mode_of(in_home(f, folders[i])), 0700);
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) assert_int_equal(mode_of(in_home(f, files[i])), 0600);
     assert_int_equal(mode_of(in_folder(f, "deep")), 0700);
     size_t n;
@@ -90,7 +91,8 @@ static void test_init_refuses_bases(void **state) {
           "chat template", "chat_template");
     FAILS(attune_home_init(f->home, in_folder(f, "line\nbreak.gguf"), NULL, &f->err), ATTUNE_ERROR_IO, "", "");
     shell("cp %s '%s/blank.gguf '", TINY_BASE, f->folder);
-    FAILS(attune_home_init(f->home, in_folder(f, "blank.gguf "), NULL, &f->err), ATTUNE_ERROR_ARGUMENT, "path", "blank");
+    FAILS(attune_home_init(f->home, in_folder(f, "blank.gguf "), NULL, &f->err), ATTUNE_ERROR_ARGUMENT, "path",
+          "blank");
     assert_false(exists(f->home));
     /* the home cannot be made where a file is */
     snprintf(f->home, sizeof f->home, "%s/text.gguf/home", f->folder);
@@ -271,8 +273,22 @@ static void test_damaged_current(void **state) {
     memset(zeros, '0', 64);
     memset(long_one, 'b', 299);
     long_one[299] = 0;
-    const char *damaged[] = {"", "\n", "base", "base\n\n", "2", "1 \n", "1 abcdef\n", "-1 @\n", "0 @\n", "1 @", "1 @\nmore",
-                             "1 @ \n", "99999999999 @\n", "\x01\x02\x03\n", long_one, "1 G@\n"};
+    const char *damaged[] = {"",
+                             "\n",
+                             "base",
+                             "base\n\n",
+                             "2",
+                             "1 \n",
+                             "1 abcdef\n",
+                             "-1 @\n",
+                             "0 @\n",
+                             "1 @",
+                             "1 @\nmore",
+                             "1 @ \n",
+                             "99999999999 @\n",
+                             "\x01\x02\x03\n",
+                             long_one,
+                             "1 G@\n"};
     attune_engine *engine = NULL;
     attune_job *job = NULL;
     attune_status status;
@@ -282,7 +298,8 @@ static void test_damaged_current(void **state) {
         if (at) snprintf(text, sizeof text, "%.*s%.64s%s", (int)(at - damaged[i]), damaged[i], good + 2, at + 1);
         write_text(in_home(f, "CURRENT"), at ? text : damaged[i]);
         FAILS(attune_home_status(f->home, &status, &f->err), ATTUNE_ERROR_FORMAT, "attune adapters use", "CURRENT");
-        FAILS(attune_engine_open(f->home, NULL, &engine, &f->err), ATTUNE_ERROR_FORMAT, "attune adapters use", "CURRENT");
+        FAILS(attune_engine_open(f->home, NULL, &engine, &f->err), ATTUNE_ERROR_FORMAT, "attune adapters use",
+              "CURRENT");
         FAILS(attune_job_open(f->home, NULL, &job, &f->err), ATTUNE_ERROR_FORMAT, "attune adapters use", "CURRENT");
         FAILS(attune_home_check(f->home, NULL, NULL, NULL, &f->err), ATTUNE_ERROR_FORMAT, "1 defect", f->home);
         OK(attune_adapter_use(f->home, i & 1, &f->err));
@@ -334,7 +351,8 @@ static void test_replaced_base(void **state) {
     replace_base(f);
     FAILS(attune_job_open(f->home, NULL, &job, &f->err), ATTUNE_ERROR_MISMATCH, "another base model", "base.gguf");
     FAILS(attune_job_memory(f->home, NULL, &bytes, &f->err), ATTUNE_ERROR_MISMATCH, "another base model", "base.gguf");
-    FAILS(attune_engine_open(f->home, NULL, &engine, &f->err), ATTUNE_ERROR_MISMATCH, "another base model", "base.gguf");
+    FAILS(attune_engine_open(f->home, NULL, &engine, &f->err), ATTUNE_ERROR_MISMATCH, "another base model",
+          "base.gguf");
     FAILS(attune_adapter_use(f->home, 1, &f->err), ATTUNE_ERROR_MISMATCH, "another base model", "base.gguf");
     FAILS(attune_adapter_export(f->home, 1, "peft", in_folder(f, "peft"), &f->err), ATTUNE_ERROR_MISMATCH,
           "another base model", "base.gguf");
@@ -497,8 +515,8 @@ static void note(int level, const char *subject, const char *message, void *user
 static void expect_findings(struct homes *f, int defects, int warnings, const char *line, const char *word) {
     struct findings found = {0};
     GIVES(attune_home_check(f->home, NULL, note, &found, &f->err), defects ? ATTUNE_ERROR_FORMAT : ATTUNE_OK);
-    if ((defects < 0 ? found.defects == 0 : found.defects != defects) || found.warnings != warnings || (line && !strstr(found.text, line)) ||
-        (word && !strstr(found.text, word)))
+    if ((defects < 0 ? found.defects == 0 : found.defects != defects) || found.warnings != warnings ||
+        (line && !strstr(found.text, line)) || (word && !strstr(found.text, word)))
         fail_msg("wanted %d defects, %d warnings, '%s' and '%s', found: %s", defects, warnings, line, word, found.text);
 }
 
@@ -553,8 +571,9 @@ static void test_doctor_home(void **state) {
     expect_findings(f, 0, 0, NULL, NULL);
     size_t n;
     char *good = read_file(in_home(f, "store.db"), &n);
-    write_text(in_home(f, "store.db"), "this is no database, it is a text that someone has put here, long enough for a header of "
-                                       "one hundred bytes to be read");
+    write_text(in_home(f, "store.db"),
+               "this is no database, it is a text that someone has put here, long enough for a header of "
+               "one hundred bytes to be read");
     expect_findings(f, 1, 0, "2 store: ", "store.db");
     unlink(in_home(f, "store.db"));
     expect_findings(f, 1, 0, "2 store: ", "store.db");
@@ -572,7 +591,8 @@ static void test_doctor_home(void **state) {
     /* a base alone */
     OK(attune_home_check(NULL, TINY_BASE, NULL, NULL, &f->err));
     struct findings found = {0};
-    FAILS(attune_home_check(NULL, in_home(f, "store.db"), note, &found, &f->err), ATTUNE_ERROR_FORMAT, "1 defect", "store.db");
+    FAILS(attune_home_check(NULL, in_home(f, "store.db"), note, &found, &f->err), ATTUNE_ERROR_FORMAT, "1 defect",
+          "store.db");
     assert_non_null(strstr(found.text, "2 base: "));
 }
 
@@ -580,10 +600,18 @@ static void test_doctor_home(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_init_makes_a_private_home), TEST(test_init_refuses_bases), TEST(test_init_can_be_repeated),
-        TEST(test_which_home),                TEST(test_status_counts),      TEST(test_damaged_current),
-        TEST(test_replaced_base),             TEST(test_remembered_hash),    TEST(test_hostile_settings),
-        TEST(test_lock),                      TEST(test_doctor_adapters),    TEST(test_doctor_home),
+        TEST(test_init_makes_a_private_home),
+        TEST(test_init_refuses_bases),
+        TEST(test_init_can_be_repeated),
+        TEST(test_which_home),
+        TEST(test_status_counts),
+        TEST(test_damaged_current),
+        TEST(test_replaced_base),
+        TEST(test_remembered_hash),
+        TEST(test_hostile_settings),
+        TEST(test_lock),
+        TEST(test_doctor_adapters),
+        TEST(test_doctor_home),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

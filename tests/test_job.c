@@ -64,7 +64,8 @@ static const char *undisturbed(struct homes *f) {
     static char path[256];
     snprintf(path, sizeof path, "%s/undisturbed.gguf", f->folder);
     shell("cp -a %s %s/kept", f->home, f->folder);
-    GIVES(run_job(f, &(attune_job_options){.size = sizeof(attune_job_options), .now = 1, .threads = 1}, NULL), ATTUNE_DONE);
+    GIVES(run_job(f, &(attune_job_options){.size = sizeof(attune_job_options), .now = 1, .threads = 1}, NULL),
+          ATTUNE_DONE);
     int number = home_status(f).active_adapter;
     assert_true(number > 0);
     shell("cp %s %s && rm -rf %s && mv %s/kept %s", adapter_path(f, number), path, f->home, f->folder, f->home);
@@ -215,7 +216,8 @@ static void test_impossible_options(void **state) {
     options.threads = -1;
     FAILS(attune_job_open(f->home, &options, &job, &f->err), ATTUNE_ERROR_ARGUMENT, "threads", "");
     memset(&options, 0, sizeof options);
-    FAILS(attune_job_open(f->home, &options, &job, &f->err), ATTUNE_ERROR_ARGUMENT, "ATTUNE_INIT", "attune_job_options");
+    FAILS(attune_job_open(f->home, &options, &job, &f->err), ATTUNE_ERROR_ARGUMENT, "ATTUNE_INIT",
+          "attune_job_options");
     FAILS(attune_job_open(in_folder(f, "none"), NULL, &job, &f->err), ATTUNE_ERROR_NOT_FOUND, "attune init", "none");
     assert_null(job);
     attune_job_close(NULL);
@@ -278,8 +280,9 @@ static void expect_consistent(struct homes *f, const attune_job_report *r, int n
     assert_int_equal(sql_number(f, "SELECT adapter FROM run ORDER BY number DESC"), number);
     assert_int_equal(sql_number(f, "SELECT steps_done FROM run ORDER BY number DESC"), r->steps);
     assert_int_equal(sql_number(f, "SELECT tokens FROM run ORDER BY number DESC"), r->tokens);
-    assert_int_equal(sql_number(f, "SELECT count(*) FROM run_example WHERE held_out = 0 AND run = (SELECT max(number) FROM run)"),
-                     r->examples);
+    assert_int_equal(
+        sql_number(f, "SELECT count(*) FROM run_example WHERE held_out = 0 AND run = (SELECT max(number) FROM run)"),
+        r->examples);
     assert_true(sql_number(f, "SELECT ended_ms >= started_ms FROM run ORDER BY number DESC"));
     assert_false(exists(in_home(f, "checkpoint.gguf")));
 }
@@ -854,10 +857,10 @@ static void test_checkpoints_that_are_of_no_use(void **state) {
         if (i < 3) write_file(path, good, n * (size_t)i / 3); /* empty, cut short */
         if (i == 3) write_text(path, "this is no checkpoint");
         if (i == 4) shell("cp %s %s", TINY_BASE, path);
-        if (i == 5) flip_byte(path, 0);                 /* the magic */
-        if (i == 6) flip_byte(path, (long)n - 1);       /* a moment */
-        if (i == 7) flip_byte(path, (long)n * 4 / 9);   /* a parameter, or a moment */
-        if (i == 8 || i == 9) {                         /* the state, which is JSON */
+        if (i == 5) flip_byte(path, 0);               /* the magic */
+        if (i == 6) flip_byte(path, (long)n - 1);     /* a moment */
+        if (i == 7) flip_byte(path, (long)n * 4 / 9); /* a parameter, or a moment */
+        if (i == 8 || i == 9) {                       /* the state, which is JSON */
             char *bytes = malloc(n), *at;
             memcpy(bytes, good, n);
             for (at = bytes; memcmp(at, i == 8 ? "\"unit\"" : "\"phase\"", 6) != 0; at++) {

@@ -69,7 +69,8 @@ static void test_list_and_get(void **state) {
     FAILS(attune_adapter_get(f->home, 4, &info, &f->err), ATTUNE_ERROR_NOT_FOUND, "no adapter 4", "");
     FAILS(attune_adapter_get(f->home, 0, &info, &f->err), ATTUNE_ERROR_NOT_FOUND, "no adapter 0", "");
     FAILS(attune_adapter_get(f->home, -1, &info, &f->err), ATTUNE_ERROR_NOT_FOUND, "no adapter -1", "");
-    FAILS(attune_adapter_list(in_folder(f, "none"), list_one, &listed, &f->err), ATTUNE_ERROR_NOT_FOUND, "attune init", "none");
+    FAILS(attune_adapter_list(in_folder(f, "none"), list_one, &listed, &f->err), ATTUNE_ERROR_NOT_FOUND, "attune init",
+          "none");
     info.size = 0;
     FAILS(attune_adapter_get(f->home, 1, &info, &f->err), ATTUNE_ERROR_ARGUMENT, "ATTUNE_INIT", "attune_adapter_info");
 
@@ -105,7 +106,8 @@ static void test_use(void **state) {
     FAILS(attune_adapter_use(f->home, 3, &f->err), ATTUNE_ERROR_NOT_FOUND, "no adapter 3", "");
     set_state(f, 1, "revoked");
     FAILS(attune_adapter_use(f->home, 1, &f->err), ATTUNE_ERROR_STATE, "revoked", "");
-    FAILS(attune_adapter_export(f->home, 1, "gguf", in_folder(f, "out.gguf"), &f->err), ATTUNE_ERROR_STATE, "revoked", "");
+    FAILS(attune_adapter_export(f->home, 1, "gguf", in_folder(f, "out.gguf"), &f->err), ATTUNE_ERROR_STATE, "revoked",
+          "");
     flip_byte(adapter_path(f, 2), -1);
     FAILS(attune_adapter_use(f->home, 2, &f->err), ATTUNE_ERROR_FORMAT, "not the one that was published", "2.gguf");
     FAILS(attune_adapter_export(f->home, 2, "gguf", in_folder(f, "out.gguf"), &f->err), ATTUNE_ERROR_FORMAT,
@@ -171,8 +173,8 @@ static void test_export(void **state) {
     OK(attune_adapter_export(f->home, 1, "peft", in_folder(f, "peft"), &f->err));
     assert_true(exists(in_folder(f, "peft/adapter_config.json")));
     assert_true(exists(in_folder(f, "peft/adapter_model.safetensors")));
-    FAILS(attune_adapter_export(f->home, 1, "peft", in_folder(f, "peft"), &f->err), ATTUNE_ERROR_STATE, "exists already",
-          "peft/adapter_");
+    FAILS(attune_adapter_export(f->home, 1, "peft", in_folder(f, "peft"), &f->err), ATTUNE_ERROR_STATE,
+          "exists already", "peft/adapter_");
     FAILS(attune_adapter_export(f->home, 1, "onnx", out, &f->err), ATTUNE_ERROR_ARGUMENT, "onnx", "");
     FAILS(attune_adapter_export(f->home, 1, NULL, out, &f->err), ATTUNE_ERROR_ARGUMENT, "gguf or peft", "");
     FAILS(attune_adapter_export(f->home, 1, "gguf", NULL, &f->err), ATTUNE_ERROR_ARGUMENT, "path", "");
@@ -289,8 +291,10 @@ static void test_import_of_garbage(void **state) {
     memset(bytes + n - 4, 0xff, 4); /* NaN */
     write_file(path, bytes, n);
     FAILS(attune_adapter_import(f->home, path, &number, &f->err), ATTUNE_ERROR_FORMAT, "finite", "in.gguf");
-    FAILS(attune_adapter_import(f->home, TINY_BASE, &number, &f->err), ATTUNE_ERROR_FORMAT, "adapter", "tiny_llama.gguf");
-    FAILS(attune_adapter_import(f->home, f->folder, &number, &f->err), ATTUNE_ERROR_IO, "No such file", "adapter_config.json");
+    FAILS(attune_adapter_import(f->home, TINY_BASE, &number, &f->err), ATTUNE_ERROR_FORMAT, "adapter",
+          "tiny_llama.gguf");
+    FAILS(attune_adapter_import(f->home, f->folder, &number, &f->err), ATTUNE_ERROR_IO, "No such file",
+          "adapter_config.json");
     shell("mkfifo %s/fifo", f->folder);
     FAILS(attune_adapter_import(f->home, in_folder(f, "fifo"), &number, &f->err), ATTUNE_ERROR_FORMAT, "FIFO", "fifo");
     assert_int_equal(number, -1);
@@ -426,10 +430,16 @@ static void test_selectors(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_list_and_get),      TEST(test_use),        TEST(test_rollback),
-        TEST(test_export),            TEST(test_round_trip), TEST(test_import_of_another_base),
-        TEST(test_import_of_garbage), TEST(test_numbers_only_grow),
-        TEST(test_stale),             TEST(test_selectors),
+        TEST(test_list_and_get),
+        TEST(test_use),
+        TEST(test_rollback),
+        TEST(test_export),
+        TEST(test_round_trip),
+        TEST(test_import_of_another_base),
+        TEST(test_import_of_garbage),
+        TEST(test_numbers_only_grow),
+        TEST(test_stale),
+        TEST(test_selectors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

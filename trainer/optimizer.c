@@ -6,7 +6,7 @@
 void train_config_default(struct train_config *config) {
     *config = (struct train_config){
         .lora = {.rank = 8, .alpha = 16.0f, .targets = LORA_ALL_TARGETS},
-        .learning_rate = 1e-3f,
+        .learning_rate = 2e-3f,
         .schedule = SCHEDULE_COSINE,
         .warmup = 0.05f,
         .beta1 = 0.9f,
