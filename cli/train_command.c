@@ -77,8 +77,11 @@ static void print_figures(const attune_job_report *r) {
     print_loss(r);
     cli_field("decision", "%s%s%s", r->state, r->reason[0] ? ": " : "", r->reason);
     if (r->steps > 0) {
-        cli_field("examples", "%s, and %s held out; %s %s", cli_count(r->examples).text, cli_count(r->held_out).text,
-                  cli_count(r->epochs).text, r->epochs == 1 ? "epoch" : "epochs");
+        char judging[96] = "each judged by a training without it"; /* cross-fit: few rows, all learn and judge in turn */
+        if (strcmp(r->evaluation, "cross-fit") != 0)
+            snprintf(judging, sizeof judging, "and %s held out", cli_count(r->held_out).text);
+        cli_field("examples", "%s, %s; %s %s", cli_count(r->examples).text, judging, cli_count(r->epochs).text,
+                  r->epochs == 1 ? "epoch" : "epochs");
         cli_field("steps", "%s of %s", cli_count(r->steps_done).text, cli_count(r->steps).text);
     }
     if (r->dropped_steps > 0) cli_field("left out", "%s steps that were not finite", cli_count(r->dropped_steps).text);

@@ -270,6 +270,12 @@ static int begin(attune_job *job, attune_error *err) {
     if (code == ATTUNE_OK) code = phases_prepare(job, err);
     if (code == ATTUNE_OK && found) code = phases_resume(job, &resumed, err);
     job->planned = code == ATTUNE_OK || code == ATTUNE_DONE;
+    job->units_before = job->units_done;
+    if (found && job->plan.row.tokens_per_s > 0) {
+        /* as fast as it was, until this call has measured; a forward alone takes about a third */
+        job->train_rate = job->plan.row.tokens_per_s;
+        job->evaluate_rate = 3 * job->train_rate;
+    }
     if (!job->planned) phases_free(job);
     return code;
 }
@@ -300,7 +306,13 @@ static const char *stop_reason(attune_job *job) {
     if (atomic_load(&job->cancelled)) return "stopped on request";
     if (job->options.time_s > 0) {
         double left = job->options.time_s - (job_now() - job->opened);
-        if (phases_unit_seconds(job) * GUARD + CHECKPOINT_SECONDS > left) return "the time budget is used up";
+        double needed = phases_unit_seconds(job) * GUARD + CHECKPOINT_SECONDS;
+        if (needed > left && job->units_done > job->units_before) return "the time budget is used up";
+        if (needed > left) {
+            snprintf(job->why, sizeof job->why, "the time budget is too short: the next step takes about %.0f s",
+                     ceil(needed));
+            return job->why;
+        }
     }
     if (job->options.now) return NULL;
     struct power_policy policy = {job->settings.charger_required, job->settings.battery_min};

@@ -35,6 +35,8 @@ struct attune_job {
     int n_phases, phase;
     size_t unit;                 /* optimizer steps, or rows judged, done in this phase */
     size_t units_done;           /* in all phases; for progress only */
+    size_t units_before;         /* of them, in earlier calls */
+    char why[128];               /* it was stopped, when the reason has a figure */
     double *before, *after;      /* (n_judge) sums of nats of each judging row */
     double *nll;                 /* of one unit */
     size_t *rows, n_rows;        /* of the phase, (n_train + n_judge) at most */
