@@ -77,7 +77,8 @@ static void print_figures(const attune_job_report *r) {
     print_loss(r);
     cli_field("decision", "%s%s%s", r->state, r->reason[0] ? ": " : "", r->reason);
     if (r->steps > 0) {
-        char judging[96] = "each judged by a training without it"; /* cross-fit: few rows, all learn and judge in turn */
+        /* cross-fit: few rows, all of them learn and judge in turn */
+        char judging[96] = "each judged by a training without it";
         if (strcmp(r->evaluation, "cross-fit") != 0)
             snprintf(judging, sizeof judging, "and %s held out", cli_count(r->held_out).text);
         cli_field("examples", "%s, %s; %s %s", cli_count(r->examples).text, judging, cli_count(r->epochs).text,
