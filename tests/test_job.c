@@ -699,8 +699,8 @@ static void test_memory_is_kept(void **state) {
         assert_int_equal(fields, 3);
         assert_true(asked == planned);
 #ifndef SANITIZED
-        /* what is planned beyond the run itself: 40 MiB, and 6 a thread */
-        if (grew > asked || asked > grew + grew / 4 + (56u << 20))
+        /* planned beyond the run itself: 40 MiB, and 6 a thread; with a tiny vocabulary little of that is used */
+        if (grew + (36u << 20) > asked || asked > grew + grew / 4 + (56u << 20))
             fail_msg("merge %s: grew by %llu KiB, asked %llu KiB", modes[i], grew >> 10, asked >> 10);
         assert_true(grew > 32u << 20); /* else this shows nothing */
 #endif
