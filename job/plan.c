@@ -195,8 +195,7 @@ static size_t rows_needed(const struct plan *plan) {
     return n;
 }
 
-/* Few rows need to be seen more often; many are overfitted by a second pass at this learning rate (measured: persona 2
- * of docs/benchmarks.md, 224 rows: 1 pass 1.63, 3 passes 1.64 with a better loss on its own rows). */
+/* Few rows need to be seen more often; many are overfitted by more passes (docs/benchmarks.md, Learning). */
 static double epochs_for(size_t rows) {
     double epochs = floor(4.0 * ENOUGH_ROWS / (double)rows) / 4.0;
     return fmin(fmax(epochs, 1.0), 3.0);
