@@ -59,7 +59,7 @@ static void add_bias(float *y, const float *bias, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] += bias[i];
 }
 
-static size_t few_rows(const struct linear *job) { return max_size((job->w->rows / 48 + 15) / 16 * 16, 16); }
+static size_t few_rows(const struct linear *job) { return max_size((job->w->rows / 24 + 15) / 16 * 16, 32); }
 static size_t few_tasks(const struct linear *job, size_t T) {
     (void)T;
     return chunks(job->w->rows, few_rows(job));
