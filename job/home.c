@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- paths ---- */
@@ -210,6 +211,12 @@ static int highest_row(const attune_adapter_info *info, void *user) {
     int *highest = user;
     if (info->number > *highest) *highest = info->number;
     return 0;
+}
+
+int64_t home_now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
 int home_next_number(const char *home, attune_store *store, int *number, attune_error *err) {

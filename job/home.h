@@ -59,6 +59,8 @@ int home_adapter_read(const char *home, const struct model *model, int number, c
                       attune_error *err);
 /* Under the lock: the store's adapter rows follow CURRENT and the files; leftover temporaries go. */
 int home_reconcile(const char *home, attune_store *store, attune_error *err);
+/* Milliseconds since 1970-01-01 UTC: for rows that people read, never for a decision. */
+int64_t home_now_ms(void);
 /* Next free adapter number: above every file and row. */
 int home_next_number(const char *home, attune_store *store, int *number, attune_error *err);
 

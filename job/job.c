@@ -29,7 +29,7 @@ static int read_adapter(const attune_job *job, int number, struct lora **out, ch
 /* ---- memory ---- */
 
 static size_t lora_bytes(const struct model *model, const struct lora_config *config) {
-    return trainer_state_bytes(model, config) / 4; /* parameters, gradient and two moments */
+    return lora_count(model, config->rank, config->targets) * sizeof(float);
 }
 
 /* opponent: shape of the adapter to beat, NULL: the base. */
@@ -299,10 +299,18 @@ static void tell(attune_job *job) {
     job->options.on_progress(&progress, job->options.user);
 }
 
-/* Why the next unit may not begin, or NULL. */
-static const char *stop_reason(attune_job *job) {
+/* Why the power supply forbids to run now, or NULL. */
+static const char *power_reason(const attune_job *job) {
     const char *why;
     struct power_snapshot snapshot;
+    struct power_policy policy = {job->settings.charger_required, job->settings.battery_min};
+    if (job->options.now) return NULL;
+    power_read(job->options.sys_root, &snapshot);
+    return power_decide(&snapshot, &policy, &why) == POWER_RUN ? NULL : why;
+}
+
+/* Why the next unit may not begin, or NULL. */
+static const char *stop_reason(attune_job *job) {
     if (atomic_load(&job->cancelled)) return "stopped on request";
     if (job->options.time_s > 0) {
         double left = job->options.time_s - (job_now() - job->opened);
@@ -314,10 +322,7 @@ static const char *stop_reason(attune_job *job) {
             return job->why;
         }
     }
-    if (job->options.now) return NULL;
-    struct power_policy policy = {job->settings.charger_required, job->settings.battery_min};
-    power_read(job->options.sys_root, &snapshot);
-    return power_decide(&snapshot, &policy, &why) == POWER_RUN ? NULL : why;
+    return power_reason(job);
 }
 
 static int pause_job(attune_job *job, const char *why, attune_error *err) {
@@ -329,20 +334,11 @@ static int pause_job(attune_job *job, const char *why, attune_error *err) {
     return ATTUNE_PAUSED;
 }
 
-static int may_start(attune_job *job) {
-    const char *why;
-    struct power_snapshot snapshot;
-    struct power_policy policy = {job->settings.charger_required, job->settings.battery_min};
-    if (job->options.now) return ATTUNE_OK;
-    power_read(job->options.sys_root, &snapshot);
-    return power_decide(&snapshot, &policy, &why) == POWER_RUN ? ATTUNE_OK : waiting(job, why);
-}
-
 int attune_job_step(attune_job *job, attune_error *err) {
     if (job->report.finished) return ATTUNE_DONE;
     if (!job->planned) {
-        int code = may_start(job);
-        if (code == ATTUNE_OK) code = begin(job, err);
+        const char *forbidden = power_reason(job);
+        int code = forbidden ? waiting(job, forbidden) : begin(job, err);
         if (code == ATTUNE_ERROR_CANCELLED) return waiting(job, "stopped on request before the run began");
         if (code != ATTUNE_OK) return code;
         tell(job);

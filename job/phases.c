@@ -208,10 +208,8 @@ int phases_record(attune_job *job, const char *reason, attune_error *err) {
 }
 
 static void end_run(attune_job *job) {
-    struct timespec t;
     account(job);
-    clock_gettime(CLOCK_REALTIME, &t);
-    job->plan.row.ended_ms = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    job->plan.row.ended_ms = home_now_ms();
 }
 
 /* ---- units ---- */

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     PROMPTS_MIN = 4,   /* distinct ones: below, nothing can be judged */
@@ -279,9 +278,7 @@ int plan_make(attune_store *store, const struct model *model, const struct setti
     snprintf(plan.row.state, sizeof plan.row.state, "unfinished");
     snprintf(plan.row.evaluation, sizeof plan.row.evaluation, plan.folds ? "cross-fit" : "held-out");
     snprintf(plan.row.base_sha256, sizeof plan.row.base_sha256, "%s", model->sha256);
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    plan.row.started_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    plan.row.started_ms = home_now_ms();
     plan.row.steps = (int64_t)plan_steps(&plan, plan.n_train);
     plan.row.epochs = (int64_t)ceil(plan.settings.epochs);
     code = describe(&plan, err);

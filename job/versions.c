@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 /* A home that is opened to look at, or (locked) to change. */
 struct opened {
@@ -215,7 +214,6 @@ int attune_adapter_import(const char *home, const char *path, int *number, attun
     struct adapter_record record;
     attune_adapter_info info;
     struct stat st;
-    struct timespec t;
     char to[HOME_PATH_MAX + 32];
     ATTUNE_INIT(info);
     if (!path) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "importing wants a file or folder");
@@ -231,8 +229,7 @@ int attune_adapter_import(const char *home, const char *path, int *number, attun
     code = adapter_write(lora, model, &record, to, "adapter", info.sha256, err);
     if (code != ATTUNE_OK) goto out;
     if (stat(to, &st) == 0) info.bytes = st.st_size;
-    clock_gettime(CLOCK_REALTIME, &t);
-    info.created_ms = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    info.created_ms = home_now_ms();
     info.rank = (int)lora->config.rank;
     info.alpha = (double)lora->config.alpha;
     info.loss_before = info.loss_after = NAN;

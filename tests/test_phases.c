@@ -12,13 +12,7 @@
 #include <unistd.h>
 
 #include "job/phases.h"
-
-#define OK(call)                                                                                                       \
-    do {                                                                                                               \
-        attune_error err = {0};                                                                                        \
-        int code_ = (call);                                                                                            \
-        if (code_ != ATTUNE_OK) fail_msg("%s: %d %s (%s)", #call, code_, err.message, err.where);                      \
-    } while (0)
+#include "tests/expect.h"
 
 enum { ROWS = 18 };
 

@@ -13,13 +13,7 @@
 
 #include "core/base/random.h"
 #include "job/home.h"
-
-#define OK(call)                                                                                                       \
-    do {                                                                                                               \
-        attune_error err = {0};                                                                                        \
-        int code_ = (call);                                                                                            \
-        if (code_ != ATTUNE_OK) fail_msg("%s: %d %s (%s)", #call, code_, err.message, err.where);                      \
-    } while (0)
+#include "tests/expect.h"
 
 #define SHA "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 #define HEAD "base = /models/base.gguf\nbase_sha256 = " SHA "\n"

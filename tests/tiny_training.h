@@ -15,6 +15,7 @@
 
 #include "trainer/packer.h"
 #include "trainer/trainer.h"
+#include "tests/expect.h"
 
 enum { TINY_ROWS = 12 };
 
@@ -23,13 +24,6 @@ struct tiny {
     struct pool *pool;
     struct example_set set; /* TINY_ROWS conversations */
 };
-
-#define OK(call)                                                                                                       \
-    do {                                                                                                               \
-        attune_error err = {0};                                                                                        \
-        int code_ = (call);                                                                                            \
-        if (code_ != ATTUNE_OK) fail_msg("%s: %d %s (%s)", #call, code_, err.message, err.where);                      \
-    } while (0)
 
 static inline struct model *tiny_model(void) {
     struct model *model = NULL;

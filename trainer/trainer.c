@@ -16,16 +16,8 @@ static void take(struct trainer *t, struct arena *arena, size_t n) {
     t->views = ARENA_TAKE(arena, struct layer_gradients, t->model->L);
 }
 
-static size_t parameter_count(const struct model *model, const struct lora_config *config) {
-    size_t each = 0;
-    for (int t = 0; t < TARGET_COUNT; t++)
-        if (config->targets & (1u << t))
-            each += config->rank * (model->layers[0].linear[t].rows + model->layers[0].linear[t].cols);
-    return each * model->L;
-}
-
 size_t trainer_state_bytes(const struct model *model, const struct lora_config *config) {
-    return 4 * sizeof(float) * parameter_count(model, config);
+    return 4 * sizeof(float) * lora_count(model, config->rank, config->targets);
 }
 
 size_t trainer_bytes(const struct model *model, int threads, const struct train_config *config) {
