@@ -7,6 +7,8 @@
 #include <string.h>
 #include <utf8proc.h>
 
+#include "datastore/json_text.h"
+
 /* Of the first user message, for the prompt hash: more would not tell two requests apart, and Unicode
  * normalisation can take 70 bytes of memory for each one of text. */
 #define PROMPT_HASH_BYTES ((size_t)64 << 10)
@@ -138,7 +140,7 @@ static size_t keep_words(utf8proc_uint8_t *text, size_t n) {
     return kept;
 }
 
-int store_prompt_hash(const attune_message *messages, size_t n, char hex[HASH_HEX_SIZE], attune_error *err) {
+int store_prompt_normalise(const attune_message *messages, size_t n, char **out, size_t *out_size, attune_error *err) {
     const char *text = "";
     for (size_t i = n; i-- > 0;)
         if (strcmp(messages[i].role, "user") == 0) text = messages[i].content;
@@ -158,19 +160,28 @@ int store_prompt_hash(const attune_message *messages, size_t n, char hex[HASH_HE
                          utf8proc_errmsg(folded_size));
     }
     size_t kept = keep_words(folded, (size_t)folded_size);
-    if (kept > 0)
-        hash_bytes(folded, kept, hex);
-    else
-        hash_bytes(text, size, hex);
-    free(folded);
+    if (kept == 0) { /* nothing but signs: as it was */
+        utf8proc_uint8_t *copy = realloc(folded, size + 1);
+        if (!copy) {
+            free(folded);
+            return error_set_memory(err, "a normalised prompt", size);
+        }
+        folded = copy;
+        memcpy(folded, text, size);
+        kept = size;
+    }
+    *out = (char *)folded;
+    *out_size = kept;
     return ATTUNE_OK;
 }
+
+void store_prompt_hash(const char *normalised, size_t n, char hex[HASH_HEX_SIZE]) { hash_bytes(normalised, n, hex); }
 
 /* ---- the column ---- */
 
 int store_messages_write(const attune_message *messages, size_t n, char **out, attune_error *err) {
     int code = ATTUNE_OK;
-    char *text = NULL;
+    size_t length;
     json_t *array = json_array();
     for (size_t i = 0; array && i < n; i++) {
         json_t *item = json_object();
@@ -178,23 +189,21 @@ int store_messages_write(const attune_message *messages, size_t n, char **out, a
             json_object_set_new(item, "content", json_string(messages[i].content)) != 0 ||
             json_array_append(array, item) != 0) {
             json_decref(item);
+            code = error_set_memory(err, "the text of a conversation", n * sizeof *messages);
             goto out;
         }
         json_decref(item);
     }
-    if (array) text = json_dumps(array, JSON_COMPACT);
+    code = json_text_write(array, "", out, &length, err);
 out:
     json_decref(array);
-    if (text)
-        *out = text;
-    else
-        code = error_set_memory(err, "the text of a conversation", n * sizeof *messages);
     return code;
 }
 
 int store_messages_read(const char *text, const char *where, struct store_messages *out, attune_error *err) {
     struct store_messages read = {0};
-    json_t *array = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    json_t *array = NULL;
+    if (json_text_parse(text, strlen(text), where, &array, err) == ATTUNE_ERROR_MEMORY) return ATTUNE_ERROR_MEMORY;
     read.n = json_array_size(array);
     read.json = array;
     if (read.n > 0) {

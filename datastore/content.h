@@ -18,7 +18,10 @@ int store_content_check(const attune_message *messages, size_t n, const char *re
                         attune_error *err);
 int store_check_feedback(const attune_feedback *feedback, const char *where, attune_error *err);
 void store_content_hash(const attune_message *messages, size_t n, const char *response, char hex[HASH_HEX_SIZE]);
-int store_prompt_hash(const attune_message *messages, size_t n, char hex[HASH_HEX_SIZE], attune_error *err);
+/* The first user message as it is compared with others: case, punctuation and forms of characters gone. malloc'ed, not
+ * NUL-terminated, never empty when there is such a message. */
+int store_prompt_normalise(const attune_message *messages, size_t n, char **out, size_t *out_size, attune_error *err);
+void store_prompt_hash(const char *normalised, size_t n, char hex[HASH_HEX_SIZE]);
 
 /* The column `messages`: a JSON array of {"role","content"}. *out is malloc'ed. */
 int store_messages_write(const attune_message *messages, size_t n, char **out, attune_error *err);

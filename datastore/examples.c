@@ -1,245 +1,239 @@
-#include <sodium.h>
+/* Examples as a night asks for them, out of the table that derive.c fills. */
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/base/hash.h"
-#include "core/base/options.h"
-#include "datastore/judge.h"
-#include "datastore/record.h"
+#include "datastore/derive.h"
 
-static const char deriving[] = "derive the examples";
+static const char reading[] = "read the examples";
 
-/* ---- hashes that were seen: a duplicate is an example once ---- */
+/* ---- counting how many of a source, or of a group, were taken ---- */
 
-#define KEY_BYTES 32
-struct seen {
-    unsigned char (*slots)[KEY_BYTES]; /* all zero: free */
-    size_t mask;
+struct tally {
+    struct count {
+        uint64_t key;
+        int64_t n;
+    } * slots;
+    size_t mask, used;
 };
 
-/* Room for n at half load; the set never grows. */
-static int seen_start(struct seen *seen, size_t n, attune_error *err) {
-    size_t slots = 16;
-    while (slots < n * 2) slots *= 2;
-    seen->slots = calloc(slots, KEY_BYTES);
-    if (!seen->slots) return error_set_memory(err, "the hashes of the examples", slots * KEY_BYTES);
-    seen->mask = slots - 1;
+static int tally_grow(struct tally *tally, attune_error *err) {
+    size_t slots = tally->slots ? (tally->mask + 1) * 2 : 256;
+    struct tally grown = {calloc(slots, sizeof *grown.slots), slots - 1, tally->used};
+    if (!grown.slots) return error_set_memory(err, "a count of examples", slots * sizeof *grown.slots);
+    for (size_t i = 0; tally->slots && i <= tally->mask; i++) {
+        size_t at = tally->slots[i].key & grown.mask;
+        while (grown.slots[at].n) at = (at + 1) & grown.mask;
+        if (tally->slots[i].n) grown.slots[at] = tally->slots[i];
+    }
+    free(tally->slots);
+    *tally = grown;
     return ATTUNE_OK;
 }
 
-/* 1: it was new and is now there. */
-static int seen_add(struct seen *seen, const char *hex) {
-    static const unsigned char none[KEY_BYTES];
-    unsigned char key[KEY_BYTES] = {0};
-    size_t at;
-    sodium_hex2bin(key, sizeof key, hex, strlen(hex), NULL, NULL, NULL);
-    memcpy(&at, key, sizeof at);
-    for (at &= seen->mask; memcmp(seen->slots[at], none, KEY_BYTES) != 0; at = (at + 1) & seen->mask)
-        if (memcmp(seen->slots[at], key, KEY_BYTES) == 0) return 0;
-    memcpy(seen->slots[at], key, KEY_BYTES);
-    return 1;
+/* *full: `cap` of this key were counted before; else one more is. */
+static int tally_take(struct tally *tally, uint64_t key, int64_t cap, int *full, attune_error *err) {
+    *full = 0;
+    if (cap == 0) return ATTUNE_OK;
+    if (!tally->slots || tally->used * 2 > tally->mask) {
+        int code = tally_grow(tally, err);
+        if (code != ATTUNE_OK) return code;
+    }
+    size_t at = key & tally->mask;
+    while (tally->slots[at].n && tally->slots[at].key != key) at = (at + 1) & tally->mask;
+    struct count *count = &tally->slots[at];
+    tally->used += count->n == 0;
+    count->key = key;
+    *full = count->n >= cap;
+    count->n += !*full;
+    return ATTUNE_OK;
 }
 
-/* ---- one interaction ---- */
+/* FNV-1a, 64 bits: of labels, whose collisions cost a cap that is a little too strict. */
+static uint64_t label_key(uint64_t key, const char *text) {
+    do key = (key ^ (unsigned char)*text) * 0x100000001b3u;
+    while (*text++);
+    return key;
+}
 
-struct derived {
-    sqlite3_stmt *row; /* STORE_INTERACTION_COLUMNS */
+static uint64_t mixed(int64_t id) { return (uint64_t)id * 0x9e3779b97f4a7c15u >> 7; }
+
+/* ---- the list ---- */
+
+struct chosen {
+    int64_t interaction, time_ms, edit, rejected, prompt_key;
+    double weight;
+    int kind, label;
     char content_hash[HASH_HEX_SIZE];
-    int64_t edit; /* feedback row whose text stands for the response; 0: none */
+};
+struct list {
+    struct chosen *items;
+    size_t n, room;
 };
 
-/* *is 0: this interaction gives no example. Consent is the query's business. */
-static int derive(attune_store *store, sqlite3_stmt *row, struct derived *out, int *is, attune_error *err) {
-    struct store_judgement judgement = {0};
-    sqlite3_stmt *statement = NULL;
-    int64_t id = sqlite3_column_int64(row, 0);
-    out->row = row;
-    store_column_text(row, 2, out->content_hash, sizeof out->content_hash);
-    int code =
-        store_prepare(store, STORE_SLOT_JUDGE,
-                      "SELECT kind, value, id, content_hash FROM feedback WHERE interaction = ? ORDER BY id DESC",
-                      deriving, &statement, err);
-    if (code == ATTUNE_OK) code = store_bind(store, statement, deriving, err, "i", id);
-    if (code != ATTUNE_OK) return code;
-    while ((code = store_step(store, statement, deriving, err)) == ATTUNE_CONTINUE) {
-        int edited = judgement.edit != 0;
-        store_judge(&judgement, sqlite3_column_int(statement, 0), sqlite3_column_int64(statement, 1),
-                    sqlite3_column_int64(statement, 2));
-        if (judgement.edit && !edited) store_column_text(statement, 3, out->content_hash, sizeof out->content_hash);
+#define EXAMPLE_COLUMNS                                                                                                \
+    "e.interaction, e.time_ms, e.chosen, e.rejected, l.prompt_key, e.weight, e.kind, e.label, "                        \
+    "lower(hex(e.content_hash))"
+#define EXAMPLE_TABLES                                                                                                 \
+    "FROM example e JOIN digest d ON d.interaction = e.interaction JOIN digest l ON l.interaction = d.leader "
+
+static void read_chosen(sqlite3_stmt *row, struct chosen *out) {
+    out->interaction = sqlite3_column_int64(row, 0);
+    out->time_ms = sqlite3_column_int64(row, 1);
+    out->edit = sqlite3_column_int64(row, 2);
+    out->rejected = sqlite3_column_int64(row, 3);
+    out->prompt_key = sqlite3_column_int64(row, 4);
+    out->weight = sqlite3_column_double(row, 5);
+    out->kind = sqlite3_column_int(row, 6);
+    out->label = sqlite3_column_int(row, 7);
+    store_column_text(row, 8, out->content_hash, sizeof out->content_hash);
+}
+
+static int list_add(struct list *list, const struct chosen *item, attune_error *err) {
+    if (list->n == list->room) {
+        size_t room = list->room ? list->room * 2 : 256;
+        struct chosen *more = realloc(list->items, room * sizeof *more);
+        if (!more) return error_set_memory(err, "the list of examples", room * sizeof *more);
+        list->items = more;
+        list->room = room;
     }
-    store_reset(statement);
-    out->edit = judgement.edit;
-    *is = judgement.edit || judgement.verdict >= 0;
+    list->items[list->n++] = *item;
+    return ATTUNE_OK;
+}
+
+/* One row of the walk from the newest on: taken unless its source or group has had its share. */
+static int consider(struct list *list, sqlite3_stmt *row, const struct store_example_query *q, struct tally *sources,
+                    struct tally *groups, attune_error *err) {
+    struct chosen item;
+    int full = 0;
+    const char *app = (const char *)sqlite3_column_text(row, 10), *source = (const char *)sqlite3_column_text(row, 11);
+    uint64_t key = label_key(label_key(0xcbf29ce484222325u, app ? app : ""), source ? source : "");
+    read_chosen(row, &item);
+    int code = tally_take(groups, mixed(sqlite3_column_int64(row, 9)), q->group_cap, &full, err);
+    if (code == ATTUNE_OK && !full) code = tally_take(sources, key, q->source_cap, &full, err);
+    return code == ATTUNE_OK && !full ? list_add(list, &item, err) : code;
+}
+
+/* From the newest to the oldest. The oldest of several with the same content stands for all of them. */
+static int select_examples(attune_store *store, const struct store_example_query *q, struct list *list,
+                           attune_error *err) {
+    struct tally sources = {0}, groups = {0};
+    sqlite3_stmt *statement = NULL;
+    char sql[900];
+    snprintf(sql, sizeof sql,
+             "SELECT " EXAMPLE_COLUMNS ", d.leader, i.app, i.source " EXAMPLE_TABLES
+             "JOIN interaction i ON i.id = e.interaction WHERE e.kind = ?1 %s AND NOT EXISTS "
+             "(SELECT 1 FROM example o WHERE o.content_hash = e.content_hash AND o.kind = e.kind AND "
+             "(o.time_ms, o.interaction, o.id) < (e.time_ms, e.interaction, e.id)) "
+             "ORDER BY e.time_ms DESC, e.interaction DESC, e.id DESC",
+             q->only_new ? "AND e.run IS NULL" : "");
+    int code = store_prepare(store, -1, sql, reading, &statement, err);
+    if (code == ATTUNE_OK)
+        code = store_bind(store, statement, reading, err, "i", (int64_t)(q->kind ? q->kind : STORE_EXAMPLE_SFT));
+    while (code == ATTUNE_OK && (!q->newest || (int64_t)list->n < q->newest) &&
+           (code = store_step(store, statement, reading, err)) == ATTUNE_CONTINUE)
+        code = consider(list, statement, q, &sources, &groups, err);
+    sqlite3_finalize(statement);
+    free(sources.slots);
+    free(groups.slots);
     return code == ATTUNE_DONE ? ATTUNE_OK : code;
 }
 
-static int hand_out(attune_store *store, const struct derived *derived, store_row_callback callback, void *user,
+/* ---- handing out ---- */
+
+static int rejected_text(attune_store *store, const struct chosen *item, const struct store_loaded *own,
+                         struct store_loaded *other, const char **out, attune_error *err) {
+    if (!item->rejected) return ATTUNE_OK;
+    if (item->rejected != item->interaction) {
+        int code = store_load_interaction(store, item->rejected, other, err);
+        if (code != ATTUNE_OK) return code;
+        own = other;
+    }
+    *out = own->response;
+    return ATTUNE_OK;
+}
+
+static int hand_out(attune_store *store, const struct chosen *item, store_row_callback callback, void *user,
                     attune_error *err) {
-    struct store_loaded loaded = {0};
-    char *edit = NULL, prompt_hash[HASH_HEX_SIZE];
-    int code = store_load_interaction(store, derived->row, &loaded, err);
-    if (code == ATTUNE_OK && derived->edit) code = store_load_feedback_text(store, derived->edit, &edit, err);
+    struct store_loaded loaded = {0}, other = {0};
+    char *edit = NULL, prompt_hash[17];
+    struct store_row row = {.kind = item->kind, .label = item->label, .weight = item->weight};
+    int code = store_load_interaction(store, item->interaction, &loaded, err);
+    if (code == ATTUNE_OK && item->edit)
+        code = store_load_feedback_text(store, item->edit, loaded.uuid.text, &edit, err);
+    if (code == ATTUNE_OK) code = rejected_text(store, item, &loaded, &other, &row.rejected, err);
+    if (code == ATTUNE_ERROR_NOT_FOUND)
+        code = error_set(err, ATTUNE_ERROR_INTERNAL, store->path, "an example has lost its interaction");
     if (code == ATTUNE_OK) {
-        store_column_text(derived->row, 3, prompt_hash, sizeof prompt_hash);
-        struct store_row row = {.messages = loaded.messages.list,
-                                .n_messages = loaded.messages.n,
-                                .response = edit ? edit : loaded.response,
-                                .content_hash = derived->content_hash,
-                                .prompt_hash = prompt_hash,
-                                .time_ms = sqlite3_column_int64(derived->row, 1),
-                                .interaction = sqlite3_column_int64(derived->row, 0)};
+        snprintf(prompt_hash, sizeof prompt_hash, "%016" PRIx64, (uint64_t)item->prompt_key);
+        row.messages = loaded.messages.list;
+        row.n_messages = loaded.messages.n;
+        row.response = edit ? edit : loaded.response;
+        row.content_hash = item->content_hash;
+        row.prompt_hash = prompt_hash;
+        row.time_ms = item->time_ms;
+        row.interaction = item->interaction;
+        row.other = item->rejected;
         code = callback(&row, user, err);
     }
     free(edit);
     store_loaded_free(&loaded);
+    store_loaded_free(&other);
     return code;
 }
 
-/* ---- all of them ---- */
-
-static int query_number(attune_store *store, const char *sql, int64_t *out, attune_error *err) {
-    sqlite3_stmt *statement = NULL;
-    int code = store_prepare(store, -1, sql, "count", &statement, err);
-    if (code != ATTUNE_OK) return code;
-    code = store_step(store, statement, "count", err);
-    if (code == ATTUNE_CONTINUE) *out = sqlite3_column_int64(statement, 0);
-    sqlite3_finalize(statement);
-    return code == ATTUNE_CONTINUE ? ATTUNE_OK : code;
-}
-
-typedef int (*visitor)(attune_store *store, const struct derived *derived, void *user, attune_error *err);
-
-/* Every example once, oldest first, within a read transaction. */
-static int walk(attune_store *store, visitor visit, void *user, attune_error *err) {
-    sqlite3_stmt *rows = NULL;
-    struct seen seen = {0};
-    int64_t n = 0;
-    int code = query_number(store, "SELECT count(*) FROM interaction WHERE consent = 1", &n, err);
-    if (code == ATTUNE_OK) code = seen_start(&seen, (size_t)n, err);
-    if (code == ATTUNE_OK)
-        code = store_prepare(
-            store, -1, "SELECT " STORE_INTERACTION_COLUMNS " FROM interaction WHERE consent = 1 ORDER BY time_ms, id",
-            deriving, &rows, err);
-    while (code == ATTUNE_OK && (code = store_step(store, rows, deriving, err)) == ATTUNE_CONTINUE) {
-        struct derived derived;
-        int is = 0;
-        code = derive(store, rows, &derived, &is, err);
-        if (code == ATTUNE_OK && is && seen_add(&seen, derived.content_hash)) code = visit(store, &derived, user, err);
-    }
-    sqlite3_finalize(rows);
-    free(seen.slots);
-    return code == ATTUNE_DONE ? ATTUNE_OK : code;
-}
-
-struct receiver {
-    store_row_callback callback;
-    void *user;
-};
-
-static int visit_receiver(attune_store *store, const struct derived *derived, void *user, attune_error *err) {
-    struct receiver *receiver = user;
-    return hand_out(store, derived, receiver->callback, receiver->user, err);
-}
-
-int store_examples(attune_store *store, store_row_callback callback, void *user, attune_error *err) {
-    struct receiver receiver = {callback, user};
+int store_examples(attune_store *store, const struct store_example_query *query, store_row_callback callback,
+                   void *user, attune_error *err) {
+    static const struct store_example_query all = {0};
+    struct list list = {0};
+    if (!query) query = &all;
     int code = store_enter(store, err);
     if (code != ATTUNE_OK) return code;
-    code = store_read_begin(store, err);
+    code = store_need_key(store, err);
+    if (code == ATTUNE_OK) code = store_derive_pending(store, 0, err);
+    if (code == ATTUNE_OK) code = store_read_begin(store, err);
     if (code == ATTUNE_OK) {
-        code = walk(store, visit_receiver, &receiver, err);
+        code = select_examples(store, query, &list, err);
+        for (size_t i = list.n; code == ATTUNE_OK && i-- > 0;)
+            code = hand_out(store, &list.items[i], callback, user, err);
         store_read_end(store);
     }
+    free(list.items);
     store_leave(store);
     return code;
 }
 
-/* ---- one by its hash ---- */
-
-/* The hash is an interaction's own, or that of an edit of it. */
-static const char by_hash[] = "SELECT " STORE_INTERACTION_COLUMNS " FROM interaction WHERE consent = 1 AND id IN ("
-                              "SELECT id FROM interaction WHERE content_hash = ?1 UNION "
-                              "SELECT interaction FROM feedback WHERE content_hash = ?1) ORDER BY time_ms, id";
-
-static int get(attune_store *store, const char *content_hash, store_row_callback callback, void *user,
-               attune_error *err) {
-    sqlite3_stmt *rows = NULL;
-    int found = 0;
-    int code = store_prepare(store, -1, by_hash, deriving, &rows, err);
+static int find_example(attune_store *store, const char *content_hash, struct chosen *out, attune_error *err) {
+    sqlite3_stmt *statement = NULL;
+    int code = store_prepare(store, -1,
+                             "SELECT " EXAMPLE_COLUMNS " " EXAMPLE_TABLES "WHERE e.content_hash = ? "
+                             "ORDER BY e.time_ms, e.interaction, e.id LIMIT 1",
+                             reading, &statement, err);
     if (code != ATTUNE_OK) return code;
-    code = store_bind(store, rows, deriving, err, "t", content_hash);
-    while (code == ATTUNE_OK && !found && (code = store_step(store, rows, deriving, err)) == ATTUNE_CONTINUE) {
-        struct derived derived;
-        int is = 0;
-        code = derive(store, rows, &derived, &is, err);
-        if (code != ATTUNE_OK || !is || strcmp(derived.content_hash, content_hash) != 0) continue;
-        found = 1;
-        code = hand_out(store, &derived, callback, user, err);
-    }
-    sqlite3_finalize(rows);
+    code = store_bind(store, statement, reading, err, "h", content_hash);
+    if (code == ATTUNE_OK) code = store_step(store, statement, reading, err);
+    if (code == ATTUNE_CONTINUE) read_chosen(statement, out);
+    sqlite3_finalize(statement);
     if (code == ATTUNE_DONE)
-        code = error_set(err, ATTUNE_ERROR_NOT_FOUND, store->path,
-                         "the example %.16s... is gone, or may not be used any more", content_hash);
-    return code;
+        return error_set(err, ATTUNE_ERROR_NOT_FOUND, store->path,
+                         "the example is gone, or may not be trained on any more");
+    return code == ATTUNE_CONTINUE ? ATTUNE_OK : code;
 }
 
 int store_example_get(attune_store *store, const char *content_hash, store_row_callback callback, void *user,
                       attune_error *err) {
+    struct chosen item;
     int code = store_enter(store, err);
     if (code != ATTUNE_OK) return code;
-    code = store_read_begin(store, err);
+    code = store_need_key(store, err);
+    if (code == ATTUNE_OK) code = store_derive_pending(store, 0, err);
+    if (code == ATTUNE_OK) code = store_read_begin(store, err);
     if (code == ATTUNE_OK) {
-        code = get(store, content_hash, callback, user, err);
+        code = find_example(store, content_hash, &item, err);
+        if (code == ATTUNE_OK) code = hand_out(store, &item, callback, user, err);
         store_read_end(store);
     }
     store_leave(store);
     return code;
-}
-
-/* ---- counts ---- */
-
-static int visit_new(attune_store *store, const struct derived *derived, void *user, attune_error *err) {
-    int64_t *count = user;
-    sqlite3_stmt *statement = NULL;
-    int code = store_prepare(store, STORE_SLOT_PUBLISHED,
-                             "SELECT 1 FROM run_example JOIN run ON run.number = run_example.run "
-                             "WHERE run_example.content_hash = ? AND run.state = 'published' LIMIT 1",
-                             "count", &statement, err);
-    if (code == ATTUNE_OK) code = store_bind(store, statement, "count", err, "t", derived->content_hash);
-    if (code != ATTUNE_OK) return code;
-    code = store_step(store, statement, "count", err);
-    store_reset(statement);
-    *count += code == ATTUNE_DONE;
-    return code == ATTUNE_DONE || code == ATTUNE_CONTINUE ? ATTUNE_OK : code;
-}
-
-int store_counts(attune_store *store, int64_t *interactions, int64_t *consented, int64_t *feedback,
-                 int64_t *examples_new, attune_error *err) {
-    int64_t rows = 0, with_consent = 0, feedback_rows = 0, fresh = 0;
-    int code = store_enter(store, err);
-    if (code != ATTUNE_OK) return code;
-    code = store_read_begin(store, err);
-    if (code == ATTUNE_OK) {
-        code = query_number(store, "SELECT count(*) FROM interaction", &rows, err);
-        if (code == ATTUNE_OK)
-            code = query_number(store, "SELECT count(*) FROM interaction WHERE consent = 1", &with_consent, err);
-        if (code == ATTUNE_OK) code = query_number(store, "SELECT count(*) FROM feedback", &feedback_rows, err);
-        if (code == ATTUNE_OK && examples_new) code = walk(store, visit_new, &fresh, err);
-        store_read_end(store);
-    }
-    store_leave(store);
-    if (code != ATTUNE_OK) return code;
-    if (interactions) *interactions = rows;
-    if (consented) *consented = with_consent;
-    if (feedback) *feedback = feedback_rows;
-    if (examples_new) *examples_new = fresh;
-    return ATTUNE_OK;
-}
-
-int attune_store_statistics_get(attune_store *store, attune_store_statistics *out, attune_error *err) {
-    attune_store_statistics statistics = {.size = sizeof statistics};
-    if (!out) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "out is NULL");
-    int code = store_counts(store, &statistics.interactions, &statistics.consented, &statistics.feedback, NULL, err);
-    return code == ATTUNE_OK ? options_write(out, &statistics, sizeof statistics, "attune_store_statistics", err)
-                             : code;
 }

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <sodium.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,8 +14,7 @@
 #include "datastore/schema.h"
 
 enum {
-    CHECKPOINT_BYTES = 4 << 20, /* of log before it is folded into store.db */
-    PAGE_BYTES = 4096           /* SQLite's default page; the threshold above needs no more precision */
+    CHECKPOINT_BYTES = 4 << 20 /* of log before it is folded into store.db */
 };
 
 /* ---- clocks ---- */
@@ -26,6 +26,8 @@ static int64_t clock_ms(clockid_t clock) {
 }
 
 int64_t store_now_ms(void) { return clock_ms(CLOCK_REALTIME); }
+
+int64_t store_clock_ms(void) { return clock_ms(CLOCK_MONOTONIC); }
 
 static void sleep_ms(int64_t ms) {
     struct timespec time = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
@@ -42,7 +44,7 @@ static int lock_until(attune_store *store, int operation, int64_t until) {
     for (int64_t wait = 1;; wait = wait < 16 ? wait * 2 : 16) {
         if (flock(store->lock_fd, operation | LOCK_NB) == 0) return ATTUNE_OK;
         if (errno != EWOULDBLOCK && errno != EINTR) return ATTUNE_ERROR_IO;
-        if (clock_ms(CLOCK_MONOTONIC) >= until) return ATTUNE_ERROR_BUSY;
+        if (store_clock_ms() >= until) return ATTUNE_ERROR_BUSY;
         sleep_ms(wait);
     }
 }
@@ -55,7 +57,7 @@ static int lock_error(attune_store *store, int code, attune_error *err) {
 static void unlock(attune_store *store) { flock(store->lock_fd, LOCK_UN); }
 
 int store_lock_alone(attune_store *store, attune_error *err) {
-    int code = lock_until(store, LOCK_EX, clock_ms(CLOCK_MONOTONIC) + store->busy_ms);
+    int code = lock_until(store, LOCK_EX, store_clock_ms() + store->busy_ms);
     return code == ATTUNE_OK ? code : lock_error(store, code, err);
 }
 
@@ -66,7 +68,7 @@ void store_unlock(attune_store *store) { unlock(store); }
 static int busy_wait(void *user, int count) {
     static const unsigned char delays[] = {1, 2, 5, 10, 15, 20, 25, 25, 50};
     attune_store *store = user;
-    int64_t now = clock_ms(CLOCK_MONOTONIC);
+    int64_t now = store_clock_ms();
     if (count == 0 && !store->beginning) store->busy_until = now + store->busy_ms;
     if (now >= store->busy_until) return 0;
     if (store->beginning) unlock(store);
@@ -131,13 +133,20 @@ int store_sql_error(attune_store *store, int rc, const char *doing, attune_error
 
 /* ---- handles ---- */
 
-int store_enter(attune_store *store, attune_error *err) {
+int store_mine(const attune_store *store, attune_error *err) {
     if (!store) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the store is NULL: open it first");
-    if (store->pid != getpid())
-        return error_set(err, ATTUNE_ERROR_STATE, store->path,
-                         "this store was opened before a fork: SQLite cannot be carried into the child, open it again");
+    if (store->pid == getpid()) return ATTUNE_OK;
+    return error_set(err, ATTUNE_ERROR_STATE, store->path,
+                     "this store was opened before a fork: SQLite cannot be carried into the child, open it again");
+}
+
+int store_enter(attune_store *store, attune_error *err) {
+    int code = store_mine(store, err);
+    if (code != ATTUNE_OK) return code;
     pthread_mutex_lock(&store->mutex);
-    return ATTUNE_OK;
+    if (store->db) return ATTUNE_OK;
+    pthread_mutex_unlock(&store->mutex);
+    return error_set(err, ATTUNE_ERROR_STATE, store->path, "the store is suspended: call attune_store_resume first");
 }
 
 void store_leave(attune_store *store) { pthread_mutex_unlock(&store->mutex); }
@@ -171,6 +180,12 @@ int store_bind(attune_store *store, sqlite3_stmt *statement, const char *doing, 
     for (int i = 1; rc == SQLITE_OK && format[i - 1]; i++) {
         if (format[i - 1] == 't') {
             rc = sqlite3_bind_text(statement, i, va_arg(args, const char *), -1, SQLITE_STATIC);
+        } else if (format[i - 1] == '-') {
+            continue;
+        } else if (format[i - 1] == 'h') {
+            unsigned char hash[32] = {0};
+            sodium_hex2bin(hash, sizeof hash, va_arg(args, const char *), HASH_HEX_SIZE - 1, NULL, NULL, NULL);
+            rc = sqlite3_bind_blob(statement, i, hash, sizeof hash, SQLITE_TRANSIENT);
         } else if (format[i - 1] == 'i') {
             rc = sqlite3_bind_int64(statement, i, va_arg(args, int64_t));
         } else {
@@ -202,6 +217,16 @@ void store_reset(sqlite3_stmt *statement) {
     sqlite3_clear_bindings(statement);
 }
 
+int store_number(attune_store *store, const char *sql, const char *doing, int64_t *out, attune_error *err) {
+    sqlite3_stmt *statement = NULL;
+    int code = store_prepare(store, -1, sql, doing, &statement, err);
+    if (code != ATTUNE_OK) return code;
+    code = store_step(store, statement, doing, err);
+    if (code == ATTUNE_CONTINUE) *out = sqlite3_column_int64(statement, 0);
+    sqlite3_finalize(statement);
+    return code == ATTUNE_CONTINUE ? ATTUNE_OK : code == ATTUNE_DONE ? ATTUNE_ERROR_NOT_FOUND : code;
+}
+
 void store_column_text(sqlite3_stmt *statement, int column, char *out, size_t out_size) {
     const unsigned char *text = sqlite3_column_text(statement, column);
     snprintf(out, out_size, "%s", text ? (const char *)text : "");
@@ -213,7 +238,7 @@ int store_begin(attune_store *store, attune_error *err) {
     if (store->writing || store->reading)
         return error_set(err, ATTUNE_ERROR_STATE, store->path,
                          "a callback of the store may read from it but not write: write after it has returned");
-    store->busy_until = clock_ms(CLOCK_MONOTONIC) + store->busy_ms;
+    store->busy_until = store_clock_ms() + store->busy_ms;
     int code = lock_until(store, LOCK_SH, store->busy_until);
     if (code != ATTUNE_OK) return lock_error(store, code, err);
     store->beginning = 1;
@@ -244,7 +269,7 @@ int store_commit(attune_store *store, attune_error *err) {
     fault_point("store.commit.after");
     store->writing = 0;
     unlock(store);
-    if ((int64_t)store->wal_pages * PAGE_BYTES > CHECKPOINT_BYTES) store_checkpoint(store);
+    if ((int64_t)store->wal_pages * store->page_bytes > CHECKPOINT_BYTES) store_checkpoint(store);
     return ATTUNE_OK;
 }
 

@@ -69,25 +69,37 @@ static int fill(struct jsonl *lines, attune_error *err) {
     }
 }
 
+/* Behind the line that was refused, holding no more of it than a chunk. */
+static int skip_rest(struct jsonl *lines, attune_error *err) {
+    for (;;) {
+        char *feed =
+            lines->to > lines->from ? memchr(lines->buffer + lines->from, '\n', lines->to - lines->from) : NULL;
+        lines->from = feed ? (size_t)(feed - lines->buffer) + 1 : lines->to;
+        if (feed || lines->at_end) {
+            lines->skipping = 0;
+            return ATTUNE_OK;
+        }
+        int code = fill(lines, err);
+        if (code != ATTUNE_OK) return code;
+    }
+}
+
+static int refuse_line(struct jsonl *lines, attune_error *err) {
+    lines->skipping = 1;
+    lines->line++;
+    set_where(lines);
+    return error_set(err, ATTUNE_ERROR_FORMAT, lines->where, "the line is longer than %zu MiB", STORE_TEXT_MAX >> 20);
+}
+
 /* Up to the next line feed or the end of the file: [from, *end). ATTUNE_DONE when nothing is left. */
 static int find_end(struct jsonl *lines, size_t *end, attune_error *err) {
     size_t looked = lines->from;
     for (;;) {
         char *feed = lines->to > looked ? memchr(lines->buffer + looked, '\n', lines->to - looked) : NULL;
-        if (feed) {
-            *end = (size_t)(feed - lines->buffer);
-            return ATTUNE_CONTINUE;
-        }
-        if (lines->to - lines->from > STORE_TEXT_MAX) {
-            lines->line++;
-            set_where(lines);
-            return error_set(err, ATTUNE_ERROR_FORMAT, lines->where, "the line is longer than %zu MiB",
-                             STORE_TEXT_MAX >> 20);
-        }
-        if (lines->at_end) {
-            *end = lines->to;
-            return lines->to > lines->from ? ATTUNE_CONTINUE : ATTUNE_DONE;
-        }
+        *end = feed ? (size_t)(feed - lines->buffer) : lines->to;
+        if (*end - lines->from > STORE_TEXT_MAX) return refuse_line(lines, err);
+        if (feed) return ATTUNE_CONTINUE;
+        if (lines->at_end) return lines->to > lines->from ? ATTUNE_CONTINUE : ATTUNE_DONE;
         size_t seen = lines->to - lines->from;
         int code = fill(lines, err);
         if (code != ATTUNE_OK) return code;
@@ -101,9 +113,11 @@ static int is_blank(const char *text, size_t n) {
 }
 
 int jsonl_next(struct jsonl *lines, char **text, size_t *length, attune_error *err) {
+    int code = lines->skipping ? skip_rest(lines, err) : ATTUNE_OK;
+    if (code != ATTUNE_OK) return code;
     for (;;) {
         size_t end = 0;
-        int code = find_end(lines, &end, err);
+        code = find_end(lines, &end, err);
         if (code != ATTUNE_CONTINUE) return code;
         char *start = lines->buffer + lines->from;
         size_t n = end - lines->from;

@@ -9,7 +9,10 @@
 struct store_judgement { /* zeroed at the start */
     int64_t undone;      /* pieces of feedback that later undos still take back */
     int verdict;         /* the last one that stands: +1 good, -1 bad, 0 none */
+    int verdict_kind;    /* enum attune_feedback_kind that it came from */
     int64_t edit;        /* id of the last edit that stands; 0: none */
+    int copied;          /* a copy stands */
+    int64_t dwell_ms;    /* the longest that stands */
 };
 
 /* One piece of feedback, from the newest to the oldest: in that direction an undo meets what it takes
@@ -28,7 +31,12 @@ static inline void store_judge(struct store_judgement *judgement, int kind, int6
     if (kind == ATTUNE_FEEDBACK_ACCEPT) verdict = 1;
     if (kind == ATTUNE_FEEDBACK_REJECT || kind == ATTUNE_FEEDBACK_REGENERATE) verdict = -1;
     if (kind == ATTUNE_FEEDBACK_EDIT && !judgement->edit) judgement->edit = id;
-    if (!judgement->verdict) judgement->verdict = verdict;
+    if (kind == ATTUNE_FEEDBACK_COPY) judgement->copied = 1;
+    if (kind == ATTUNE_FEEDBACK_DWELL && value > judgement->dwell_ms) judgement->dwell_ms = value;
+    if (verdict && !judgement->verdict) {
+        judgement->verdict = verdict;
+        judgement->verdict_kind = kind;
+    }
 }
 
 #endif

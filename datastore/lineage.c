@@ -4,7 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "datastore/handle.h"
+#include "core/base/fault.h"
+#include "datastore/derive.h"
+#include "datastore/lineage.h"
 
 static const char noting_run[] = "note the run", reading_run[] = "read the runs";
 static const char noting_adapter[] = "note the adapter", reading_adapter[] = "read the adapters";
@@ -17,6 +19,27 @@ static int one_of(const char *value, const char *const *allowed, size_t n) {
 
 static double column_double(sqlite3_stmt *statement, int column) {
     return sqlite3_column_type(statement, column) == SQLITE_NULL ? NAN : sqlite3_column_double(statement, column);
+}
+
+/* The state that the row with this number has; "" when there is none. */
+static int state_of(attune_store *store, const char *sql, int64_t number, char state[24], attune_error *err) {
+    sqlite3_stmt *statement = NULL;
+    int code = store_prepare(store, -1, sql, reading_run, &statement, err);
+    if (code != ATTUNE_OK) return code;
+    code = store_bind(store, statement, reading_run, err, "i", number);
+    if (code == ATTUNE_OK) code = store_step(store, statement, reading_run, err);
+    state[0] = '\0';
+    if (code == ATTUNE_CONTINUE) store_column_text(statement, 0, state, 24);
+    sqlite3_finalize(statement);
+    return code == ATTUNE_CONTINUE || code == ATTUNE_DONE ? ATTUNE_OK : code;
+}
+
+static int run_state(attune_store *store, int64_t run, char state[24], attune_error *err) {
+    return state_of(store, "SELECT state FROM run WHERE number = ?", run, state, err);
+}
+
+static int adapter_state(attune_store *store, int number, char state[24], attune_error *err) {
+    return state_of(store, "SELECT state FROM adapter WHERE number = ?", number, state, err);
 }
 
 static int check_run_state(const struct store_run *run, attune_error *err) {
@@ -82,6 +105,55 @@ static int insert_run(attune_store *store, const struct store_run *run, int64_t 
     return code;
 }
 
+/* A parameter each: a run and what it is about. */
+static int put_run_interaction(attune_store *store, sqlite3_stmt *put, int64_t run, int64_t interaction,
+                               attune_error *err) {
+    if (interaction == 0) return ATTUNE_OK;
+    int code = store_bind(store, put, noting_run, err, "ii", run, interaction);
+    return code == ATTUNE_OK ? store_run_statement(store, put, noting_run, err) : code;
+}
+
+static int insert_lineage(attune_store *store, int64_t run, const struct store_run_example *examples, size_t n,
+                          attune_error *err) {
+    sqlite3_stmt *put = NULL;
+    int code = store_prepare(store, -1, "INSERT OR IGNORE INTO run_interaction (run, interaction) VALUES (?, ?)",
+                             noting_run, &put, err);
+    for (size_t i = 0; code == ATTUNE_OK && i < n; i++) {
+        code = put_run_interaction(store, put, run, examples[i].interaction, err);
+        if (code == ATTUNE_OK) code = put_run_interaction(store, put, run, examples[i].other, err);
+    }
+    sqlite3_finalize(put);
+    return code;
+}
+
+/* Between reading the examples and beginning the run they may have been forgotten, or their consent withdrawn: the run
+ * would learn from what nothing in the store remembers any more. */
+static int check_examples(attune_store *store, const struct store_run_example *examples, size_t n, attune_error *err) {
+    sqlite3_stmt *look = NULL;
+    int code = store_prepare(store, -1, "SELECT 1 FROM example WHERE interaction = ? AND content_hash = ?", reading_run,
+                             &look, err);
+    for (size_t i = 0; code == ATTUNE_OK && i < n; i++) {
+        if (examples[i].interaction == 0) continue;
+        code = store_bind(store, look, reading_run, err, "ih", examples[i].interaction, examples[i].content_hash);
+        if (code == ATTUNE_OK) code = store_step(store, look, reading_run, err);
+        store_reset(look);
+        if (code == ATTUNE_DONE)
+            code = error_set(err, ATTUNE_ERROR_STATE, store->path,
+                             "rows of this plan were changed or forgotten while it was made: plan again");
+        if (code == ATTUNE_CONTINUE) code = ATTUNE_OK;
+    }
+    sqlite3_finalize(look);
+    return code;
+}
+
+static int check_parent(attune_store *store, int parent, attune_error *err) {
+    char state[24];
+    int code = adapter_state(store, parent, state, err);
+    if (code != ATTUNE_OK || strcmp(state, "revoked") != 0) return code;
+    return error_set(err, ATTUNE_ERROR_STATE, store->path,
+                     "adapter %d was revoked while a run that starts from it was planned: plan again", parent);
+}
+
 static int insert_run_examples(attune_store *store, int64_t run, const struct store_run_example *examples, size_t n,
                                attune_error *err) {
     sqlite3_stmt *statement = NULL;
@@ -105,8 +177,11 @@ int store_run_begin(attune_store *store, struct store_run *run, const struct sto
     if (code != ATTUNE_OK) return code;
     code = store_begin(store, err);
     if (code == ATTUNE_OK) {
-        code = insert_run(store, run, &number, err);
+        code = check_parent(store, run->parent, err);
+        if (code == ATTUNE_OK) code = check_examples(store, examples, n, err);
+        if (code == ATTUNE_OK) code = insert_run(store, run, &number, err);
         if (code == ATTUNE_OK) code = insert_run_examples(store, number, examples, n, err);
+        if (code == ATTUNE_OK) code = insert_lineage(store, number, examples, n, err);
         code = store_end(store, code, err);
     }
     store_leave(store);
@@ -114,19 +189,39 @@ int store_run_begin(attune_store *store, struct store_run *run, const struct sto
     return code;
 }
 
+static int ended(const attune_store *store, int64_t run, attune_error *err) {
+    return error_set(err, ATTUNE_ERROR_STATE, store->path,
+                     "run %" PRId64 " was ended: rows that it learns from were forgotten, or their consent withdrawn",
+                     run);
+}
+
+/* Inside a write transaction: forgetting cannot come between this and what follows. */
+static int need_unfinished(attune_store *store, int64_t run, attune_error *err) {
+    char state[24];
+    int code = run_state(store, run, state, err);
+    return code == ATTUNE_OK && strcmp(state, "unfinished") != 0 ? ended(store, run, err) : code;
+}
+
+/* Inside a write transaction. A run that failed stays so: forgetting ends runs whose process goes on for a while. */
 static int update_run(attune_store *store, const struct store_run *run, attune_error *err) {
     sqlite3_stmt *statement = NULL;
-    int code =
-        store_prepare(store, -1,
-                      "UPDATE run SET (" RUN_COLUMNS ") = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
-                      "?, ?, ?, ?) WHERE number = ?",
-                      noting_run, &statement, err);
+    char state[24];
+    int code = run_state(store, run->number, state, err);
+    if (code == ATTUNE_OK && strcmp(state, "failed") == 0 && strcmp(run->state, "failed") != 0)
+        code = ended(store, run->number, err);
+    if (code != ATTUNE_OK) return code;
+    code = store_prepare(store, -1,
+                         "UPDATE run SET (" RUN_COLUMNS ") = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
+                         "?, ?, ?, ?) WHERE number = ?",
+                         noting_run, &statement, err);
     if (code != ATTUNE_OK) return code;
     code = bind_run(store, statement, run, err);
     if (code == ATTUNE_OK) code = store_run_statement(store, statement, noting_run, err);
     sqlite3_finalize(statement);
     if (code == ATTUNE_OK && sqlite3_changes(store->db) == 0)
         code = error_set(err, ATTUNE_ERROR_NOT_FOUND, store->path, "there is no run %" PRId64, run->number);
+    if (code == ATTUNE_OK && strcmp(run->state, "published") == 0)
+        code = store_examples_consumed(store, run->number, err);
     return code;
 }
 
@@ -158,6 +253,30 @@ int store_run_last(attune_store *store, const char *state, struct store_run *out
                          state ? " " : "");
     }
     sqlite3_finalize(statement);
+    store_leave(store);
+    return code;
+}
+
+int store_run_alive(attune_store *store, int64_t run, int *alive, attune_error *err) {
+    char state[24];
+    int code = store_enter(store, err);
+    if (code != ATTUNE_OK) return code;
+    code = run_state(store, run, state, err);
+    store_leave(store);
+    if (code == ATTUNE_OK) *alive = strcmp(state, "unfinished") == 0;
+    return code;
+}
+
+int store_while_unfinished(attune_store *store, int64_t run, store_swap_callback rename, void *user,
+                           attune_error *err) {
+    int code = store_enter(store, err);
+    if (code != ATTUNE_OK) return code;
+    code = store_begin(store, err);
+    if (code == ATTUNE_OK) {
+        code = need_unfinished(store, run, err);
+        if (code == ATTUNE_OK) code = rename(user, err);
+        code = store_end(store, code, err);
+    }
     store_leave(store);
     return code;
 }
@@ -246,14 +365,33 @@ static int change(attune_store *store, const char *sql, const char *state, int n
     return code;
 }
 
+static int unknown(const attune_store *store, int number, attune_error *err) {
+    return error_set(err, ATTUNE_ERROR_NOT_FOUND, store->path, "there is no adapter %d", number);
+}
+
+static int revoked(const attune_store *store, int number, attune_error *err) {
+    return error_set(err, ATTUNE_ERROR_STATE, store->path,
+                     "adapter %d was revoked, as it learned from what was forgotten: nothing brings it back", number);
+}
+
 static int retire_others(attune_store *store, int number, attune_error *err) {
     return change(store, "UPDATE adapter SET state = 'retired' WHERE state = 'active' AND number <> ?1", NULL, number,
                   err);
 }
 
+/* Inside a write transaction. What was revoked, or comes from a run that was ended, does not come (back) to life. */
+static int check_adapter_alive(attune_store *store, const attune_adapter_info *info, int64_t run, attune_error *err) {
+    char state[24];
+    int code = adapter_state(store, info->number, state, err);
+    if (code == ATTUNE_OK && strcmp(state, "revoked") == 0) code = revoked(store, info->number, err);
+    if (code == ATTUNE_OK) code = run_state(store, run, state, err);
+    return code == ATTUNE_OK && strcmp(state, "failed") == 0 ? ended(store, run, err) : code;
+}
+
 static int put_adapter(attune_store *store, const attune_adapter_info *info, int64_t run_number, attune_error *err) {
     sqlite3_stmt *statement = NULL;
-    int code = ATTUNE_OK;
+    int code = check_adapter_alive(store, info, run_number, err);
+    if (code != ATTUNE_OK) return code;
     if (strcmp(info->state, "active") == 0) code = retire_others(store, info->number, err);
     if (code == ATTUNE_OK)
         code = store_prepare(store, -1,
@@ -295,7 +433,7 @@ static int get_adapter(attune_store *store, int number, attune_adapter_info *out
         read_adapter(statement, out);
         code = ATTUNE_OK;
     } else if (code == ATTUNE_DONE) {
-        code = error_set(err, ATTUNE_ERROR_NOT_FOUND, store->path, "there is no adapter %d", number);
+        code = unknown(store, number, err);
     }
     sqlite3_finalize(statement);
     return code;
@@ -329,26 +467,26 @@ int store_adapters(attune_store *store, attune_adapter_callback callback, void *
     return code == ATTUNE_DONE ? ATTUNE_OK : code;
 }
 
-/* Inside a write transaction. A revoked adapter learned from what a person had deleted: nothing brings it back. */
-static int set_state(attune_store *store, int number, const char *state, attune_error *err) {
-    attune_adapter_info info;
-    int active = strcmp(state, "active") == 0;
-    int code = ATTUNE_OK;
-    if (number != 0) code = get_adapter(store, number, &info, err);
-    if (code == ATTUNE_OK && number != 0 && active && strcmp(info.state, "revoked") == 0)
-        code =
-            error_set(err, ATTUNE_ERROR_STATE, store->path, "adapter %d was revoked and cannot become active", number);
-    if (code == ATTUNE_OK && active) code = retire_others(store, number, err);
-    if (code == ATTUNE_OK && number != 0)
-        code = change(store, "UPDATE adapter SET state = ?2 WHERE number = ?1", state, number, err);
-    return code;
+int store_adapter_set(attune_store *store, int number, const char *state, attune_error *err) {
+    char was[24], detail[48];
+    int active = strcmp(state, "active") == 0, revoke = strcmp(state, "revoked") == 0;
+    if (number == 0) return active ? retire_others(store, number, err) : ATTUNE_OK;
+    int code = adapter_state(store, number, was, err);
+    if (code != ATTUNE_OK) return code;
+    if (!was[0]) return unknown(store, number, err);
+    if (strcmp(was, "revoked") == 0) return revoke ? ATTUNE_OK : revoked(store, number, err);
+    if (active) code = retire_others(store, number, err);
+    if (code == ATTUNE_OK) code = change(store, "UPDATE adapter SET state = ?2 WHERE number = ?1", state, number, err);
+    if (code != ATTUNE_OK || !revoke) return code;
+    snprintf(detail, sizeof detail, "adapter %d", number);
+    return store_audit(store, "revoke", detail, err);
 }
 
 static int set_state_now(attune_store *store, int number, const char *state, attune_error *err) {
     int code = store_enter(store, err);
     if (code != ATTUNE_OK) return code;
     code = store_begin(store, err);
-    if (code == ATTUNE_OK) code = store_end(store, set_state(store, number, state, err), err);
+    if (code == ATTUNE_OK) code = store_end(store, store_adapter_set(store, number, state, err), err);
     store_leave(store);
     return code;
 }
@@ -362,4 +500,36 @@ int store_adapter_state_set(attune_store *store, int number, const char *state, 
     if (code == ATTUNE_OK && number <= 0)
         code = error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the base (number %d) has no state", number);
     return code == ATTUNE_OK ? set_state_now(store, number, state, err) : code;
+}
+
+/* ---- publishing ---- */
+
+/* Inside a write transaction. CURRENT comes before the rows: it rules over them, and should the commit fail or the
+ * process die here, they follow it later. */
+static int publish(attune_store *store, const struct store_run *run, int adapter, store_swap_callback swap, void *user,
+                   attune_error *err) {
+    char state[24];
+    int code = run ? need_unfinished(store, run->number, err) : ATTUNE_OK;
+    if (code == ATTUNE_OK) code = adapter_state(store, adapter, state, err);
+    if (code == ATTUNE_OK && adapter != 0 && !state[0]) code = unknown(store, adapter, err);
+    if (code == ATTUNE_OK && strcmp(state, "revoked") == 0) code = revoked(store, adapter, err);
+    if (code == ATTUNE_OK) code = swap(user, err);
+    if (code == ATTUNE_OK) fault_point("store.publish.swapped");
+    if (code == ATTUNE_OK) code = store_adapter_set(store, adapter, "active", err);
+    if (code != ATTUNE_OK || !run) return code;
+    struct store_run published = *run;
+    snprintf(published.state, sizeof published.state, "published");
+    published.adapter = adapter;
+    code = update_run(store, &published, err);
+    return code == ATTUNE_OK ? store_examples_consumed(store, run->number, err) : code;
+}
+
+int store_publish(attune_store *store, const struct store_run *run, int adapter, store_swap_callback swap, void *user,
+                  attune_error *err) {
+    int code = store_enter(store, err);
+    if (code != ATTUNE_OK) return code;
+    code = store_begin(store, err);
+    if (code == ATTUNE_OK) code = store_end(store, publish(store, run, adapter, swap, user, err), err);
+    store_leave(store);
+    return code;
 }

@@ -1,178 +1,78 @@
-#include "core/base/options.h"
-#include "datastore/store.h"
-
-#include <errno.h>
-#include <fcntl.h>
+/* The store as an app opens it: making, opening, closing, its key and settings, looking after it. */
 #include <inttypes.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/base/fault.h"
-#include "datastore/handle.h"
+#include "core/base/file.h"
+#include "core/base/options.h"
+#include "datastore/record.h"
+#include "datastore/recorder.h"
 #include "datastore/schema.h"
 
-enum { DEFAULT_BUSY_MS = 5000 };
+/* ---- the key ---- */
 
-/* ---- opening ---- */
-
-/* SQLite must meet a plain path: "file:..." would be read as a URI where the host switched those on. */
-static int paths(const char *home, char *db, size_t db_size, char *lock, size_t lock_size, attune_error *err) {
-    if (!home || !home[0]) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "no home is named");
-    const char *prefix = home[0] == '/' ? "" : "./";
-    int a = snprintf(db, db_size, "%s%s/store.db", prefix, home);
-    int b = snprintf(lock, lock_size, "%s%s/store.lock", prefix, home);
-    if (a < 0 || b < 0 || (size_t)a >= db_size || (size_t)b >= lock_size)
-        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the path of the home is too long (%zu bytes)",
-                         strlen(home));
-    return ATTUNE_OK;
+int store_need_key(const attune_store *store, attune_error *err) {
+    if (!store->encrypted || store->seal.on) return ATTUNE_OK;
+    return error_set(err, ATTUNE_ERROR_MISMATCH, store->path,
+                     "the store is encrypted: give its key, or the file that holds it with --key-file");
 }
 
-/* Looks without opening: closing any descriptor of store.db would drop this process's POSIX locks on it. */
-static int look(const char *path, attune_error *err) {
-    struct stat info;
-    if (stat(path, &info) != 0) {
-        if (errno == ENOENT || errno == ENOTDIR)
-            return error_set(err, ATTUNE_ERROR_NOT_FOUND, path, "there is no store: make a home with 'attune init'");
-        return error_set_errno(err, path, "cannot look at the store");
-    }
-    if (!S_ISREG(info.st_mode)) return error_set(err, ATTUNE_ERROR_FORMAT, path, "store.db is not a regular file");
-    return ATTUNE_OK;
-}
-
-static int configure(attune_store *store, attune_error *err) {
-    static const struct {
-        int what, value;
-    } flags[] = {
-        {SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1}, {SQLITE_DBCONFIG_DEFENSIVE, 1}, {SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0},
-        {SQLITE_DBCONFIG_DQS_DML, 0},          {SQLITE_DBCONFIG_DQS_DDL, 0},   {SQLITE_DBCONFIG_ENABLE_FKEY, 1},
-        {SQLITE_DBCONFIG_ENABLE_TRIGGER, 1},
-    };
-    for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
-        int rc = sqlite3_db_config(store->db, flags[i].what, flags[i].value, NULL);
-        if (rc != SQLITE_OK) return store_sql_error(store, rc, "configure SQLite", err);
-    }
-    /* temp_store: what SQLite spills while it works is private text, and /tmp is not the home. */
-    store_watch(store);
-    int code = store_exec(store,
-                          "PRAGMA wal_autocheckpoint = 0; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;"
-                          "PRAGMA synchronous = FULL; PRAGMA secure_delete = ON",
-                          "open the store", err);
-    store_watch(store); /* again: wal_autocheckpoint has taken the hook for SQLite's own checkpointer */
-    return code;
-}
-
-static int journal_is_wal(attune_store *store, const char *sql, int *is, attune_error *err) {
-    sqlite3_stmt *statement = NULL;
-    int code = store_prepare(store, -1, sql, "open the store", &statement, err);
+static int start_seal(attune_store *store, const unsigned char *key, attune_error *err) {
+    unsigned char salt[SEAL_SALT_BYTES];
+    char wanted[HASH_HEX_SIZE] = "", found[HASH_HEX_SIZE];
+    int code = store_salt(store, salt, err);
+    if (code == ATTUNE_OK) code = store_setting_get(store, "encryption", wanted, sizeof wanted, err);
     if (code != ATTUNE_OK) return code;
-    code = store_step(store, statement, "open the store", err);
-    const char *mode = code == ATTUNE_CONTINUE ? (const char *)sqlite3_column_text(statement, 0) : NULL;
-    *is = mode && strcmp(mode, "wal") == 0;
-    sqlite3_finalize(statement);
-    return code == ATTUNE_CONTINUE || code == ATTUNE_DONE ? ATTUNE_OK : code;
+    seal_start(&store->seal, key, salt);
+    seal_check_value(&store->seal, found);
+    if (sodium_memcmp(wanted, found, sizeof wanted) == 0) return ATTUNE_OK;
+    seal_end(&store->seal);
+    return error_set(err, ATTUNE_ERROR_MISMATCH, store->path, "this is not the key that the store is encrypted with");
 }
 
-static int ensure_wal(attune_store *store, attune_error *err) {
-    int is = 0;
-    int code = journal_is_wal(store, "PRAGMA journal_mode", &is, err);
-    if (code != ATTUNE_OK || is) return code;
-    code = store_lock_alone(store, err);
+/* The key as given, else from the file named, else from the file that the home remembers; a handle without
+ * the key serves all that needs no texts. */
+static int unlock_texts(attune_store *store, const unsigned char *key, const char *key_file, attune_error *err) {
+    unsigned char bytes[ATTUNE_KEY_BYTES];
+    char value[HASH_HEX_SIZE], remembered[1024];
+    int code = store_setting_get(store, "encryption", value, sizeof value, err);
+    if (code == ATTUNE_ERROR_NOT_FOUND && !key && !key_file) return ATTUNE_OK;
+    if (code == ATTUNE_ERROR_NOT_FOUND)
+        return error_set(err, ATTUNE_ERROR_MISMATCH, store->path, "the store is not encrypted: leave the key out");
     if (code != ATTUNE_OK) return code;
-    code = journal_is_wal(store, "PRAGMA journal_mode = WAL", &is, err);
-    store_unlock(store);
-    if (code == ATTUNE_OK && !is)
-        code = error_set(
-            err, ATTUNE_ERROR_IO, store->path,
-            "SQLite cannot keep a write-ahead log here (a network file system?): put the home on a local disk");
+    store->encrypted = 1;
+    if (key) return start_seal(store, key, err);
+    if (!key_file) {
+        code = store_setting_get(store, "key_file", remembered, sizeof remembered, err);
+        if (code == ATTUNE_ERROR_NOT_FOUND || (code == ATTUNE_OK && access(remembered, F_OK) != 0)) return ATTUNE_OK;
+        if (code != ATTUNE_OK) return code;
+        key_file = remembered;
+    }
+    code = key_file_read(key_file, bytes, err);
+    if (code == ATTUNE_OK) code = start_seal(store, bytes, err);
+    sodium_memzero(bytes, sizeof bytes);
     return code;
 }
 
-static int mutex_init(pthread_mutex_t *mutex) {
-    pthread_mutexattr_t attributes;
-    if (pthread_mutexattr_init(&attributes) != 0) return 0;
-    pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_RECURSIVE);
-    int ok = pthread_mutex_init(mutex, &attributes) == 0;
-    pthread_mutexattr_destroy(&attributes);
-    return ok;
-}
-
-static void destroy(attune_store *store) {
-    for (int i = 0; i < STORE_SLOTS; i++) sqlite3_finalize(store->cached[i]);
-    sqlite3_close(store->db);
-    if (store->lock_fd >= 0) close(store->lock_fd);
-    pthread_mutex_destroy(&store->mutex);
-    free(store);
-}
-
-/* An empty file, 0600; one that exists is not even opened. The descriptor of store.db is gone before
- * SQLite first opens the file in this process. */
-static int create_file(const char *path, attune_error *err) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0) return errno == EEXIST ? ATTUNE_OK : error_set_errno(err, path, "cannot create the file");
-    int failed = fchmod(fd, 0600) != 0; /* whatever the umask took away */
-    if (close(fd) != 0 || failed) return error_set_errno(err, path, "cannot create the file");
-    return ATTUNE_OK;
-}
-
-/* The connection, configured, of an existing store.db; *version 0: the file is empty. */
-static int connect_home(const char *home, int busy_ms, attune_store **out, int *version, attune_error *err) {
-    if (sodium_init() < 0) return error_set(err, ATTUNE_ERROR_INTERNAL, NULL, "libsodium does not start");
-    attune_store *store = calloc(1, sizeof *store);
-    if (!store) return error_set_memory(err, "a store", sizeof *store);
-    store->lock_fd = -1;
-    store->pid = getpid();
-    store->busy_ms = busy_ms ? busy_ms : DEFAULT_BUSY_MS;
-    store->newest = store_schema_newest();
-    if (!mutex_init(&store->mutex)) {
-        free(store);
-        return error_set_memory(err, "a mutex", sizeof(pthread_mutex_t));
-    }
-    char lock[sizeof store->path];
-    int code = paths(home, store->path, sizeof store->path, lock, sizeof lock, err);
-    if (code == ATTUNE_OK && busy_ms < 0)
-        code = error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "busy_timeout_ms is %d: it must not be negative", busy_ms);
-    if (code == ATTUNE_OK) code = look(store->path, err);
-    if (code != ATTUNE_OK) goto out;
-    int rc = sqlite3_open_v2(store->path, &store->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
-    if (rc != SQLITE_OK) {
-        code = store_sql_error(store, rc, "open the store", err);
-        goto out;
-    }
-    sqlite3_extended_result_codes(store->db, 1);
-    if (sqlite3_db_readonly(store->db, "main") == 1) {
-        code = error_set(err, ATTUNE_ERROR_IO, store->path,
-                         "the store is read only, and attune must write to it: see who owns the file and how the file "
-                         "system is mounted");
-        goto out;
-    }
-    code = create_file(lock, err);
-    if (code != ATTUNE_OK) goto out;
-    store->lock_fd = open(lock, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (store->lock_fd < 0) {
-        code = error_set_errno(err, lock, "cannot open the store's lock file");
-        goto out;
-    }
-    code = configure(store, err);
-    if (code == ATTUNE_OK) code = store_schema_check(store, version, err);
-out:
-    if (code == ATTUNE_OK)
-        *out = store;
-    else
-        destroy(store);
+/* Inside a write transaction. */
+static int encrypt_new(attune_store *store, const unsigned char *key, const char *key_file, attune_error *err) {
+    unsigned char salt[SEAL_SALT_BYTES];
+    char check[HASH_HEX_SIZE];
+    int code = store_salt(store, salt, err);
+    if (code != ATTUNE_OK) return code;
+    seal_start(&store->seal, key, salt);
+    seal_check_value(&store->seal, check);
+    code = store_setting_put(store, "encryption", check, err);
+    if (code == ATTUNE_OK && key_file) code = store_setting_put(store, "key_file", key_file, err);
+    if (code == ATTUNE_OK) code = store_audit(store, "encryption", "on from the start", err);
     return code;
 }
 
-static int sync_folder(const char *home, attune_error *err) {
-    int fd = open(home, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return error_set_errno(err, home, "cannot open the home");
-    int code = fsync(fd) == 0 ? ATTUNE_OK : error_set_errno(err, home, "cannot sync the home");
-    close(fd);
-    return code;
-}
+/* ---- making and opening ---- */
 
 /* An earlier store_create that was cut short left nothing that anyone recorded: it is taken over. */
 static int refuse_used(attune_store *store, attune_error *err) {
@@ -184,43 +84,82 @@ static int refuse_used(attune_store *store, attune_error *err) {
     return code;
 }
 
-int store_create(const char *home, int consent, attune_error *err) {
+static int first_settings(attune_store *store, int consent, const unsigned char *key, const char *key_file,
+                          attune_error *err) {
+    unsigned char salt[SEAL_SALT_BYTES];
+    int code = store_begin(store, err);
+    if (code != ATTUNE_OK) return code;
+    code = store_salt(store, salt, err);
+    if (code == ATTUNE_OK) code = store_setting_put(store, "consent", consent ? "1" : "0", err);
+    if (code == ATTUNE_OK) code = store_audit(store, "consent", consent ? "given by init" : "not given by init", err);
+    if (code == ATTUNE_OK && key) code = encrypt_new(store, key, key_file, err);
+    return store_end(store, code, err);
+}
+
+int store_create_encrypted(const char *home, int consent, const unsigned char *key, const char *key_file,
+                           attune_error *err) {
     attune_store *store = NULL;
-    char db[sizeof store->path], lock[sizeof store->path];
     int version = 0;
-    int code = paths(home, db, sizeof db, lock, sizeof lock, err);
+    int code = store_allocate(home, 0, &store, err);
     if (code != ATTUNE_OK) return code;
     fault_point("store.create.before");
-    code = create_file(db, err);
-    if (code == ATTUNE_OK) code = connect_home(home, 0, &store, &version, err);
-    if (code == ATTUNE_OK) code = ensure_wal(store, err);
+    code = store_create_file(store->path, err);
+    if (code == ATTUNE_OK) code = store_connect(store, &version, err);
+    if (code == ATTUNE_OK && version == 0) code = store_exec(store, "PRAGMA page_size = 8192", "make the store", err);
+    if (code == ATTUNE_OK) code = store_ensure_wal(store, err);
     if (code == ATTUNE_OK) code = store_schema_migrate(store, store_schema_steps, store_schema_newest(), err);
     if (code == ATTUNE_OK && version > 0) code = refuse_used(store, err);
-    if (code == ATTUNE_OK) code = store_consent_set(store, consent, err);
-    if (code == ATTUNE_OK) code = sync_folder(home, err);
+    if (code == ATTUNE_OK) code = first_settings(store, consent, key, key_file, err);
+    if (code == ATTUNE_OK) store_checkpoint(store);
+    if (code == ATTUNE_OK) code = file_sync_folder(store->home, err);
     if (code == ATTUNE_OK) fault_point("store.create.after");
-    attune_store_close(store);
+    store_destroy(store);
+    return code;
+}
+
+int store_create(const char *home, int consent, attune_error *err) {
+    return store_create_encrypted(home, consent, NULL, NULL, err);
+}
+
+int store_open_connection(attune_store *store, attune_error *err) {
+    int version = 0;
+    int code = store_connect(store, &version, err);
+    if (code == ATTUNE_OK && version == 0)
+        code = error_set(err, ATTUNE_ERROR_NOT_FOUND, store->path,
+                         "the store is empty: making it was cut short, make the home again with 'attune init'");
+    if (code == ATTUNE_OK) code = store_ensure_wal(store, err);
+    if (code == ATTUNE_OK) code = store_schema_migrate(store, store_schema_steps, store_schema_newest(), err);
+    if (code != ATTUNE_OK) store_disconnect(store);
+    return code;
+}
+
+int store_open_with(const char *home, const attune_store_options *o, attune_store **out, attune_error *err) {
+    attune_store *store = NULL;
+    int code = store_allocate(home, o->busy_timeout_ms, &store, err);
+    if (code != ATTUNE_OK) return code;
+    store->normal = o->durability == ATTUNE_DURABILITY_NORMAL;
+    store->find_private = o->find_private;
+    store->find_private_user = o->user;
+    code = store_open_connection(store, err);
+    if (code == ATTUNE_OK) code = unlock_texts(store, o->key, o->key_file, err);
+    if (code == ATTUNE_OK) code = store_recording_start(store, o, err);
+    if (code == ATTUNE_OK)
+        *out = store;
+    else
+        store_destroy(store);
     return code;
 }
 
 int store_open_path(const char *home, int busy_timeout_ms, attune_store **out, attune_error *err) {
-    attune_store *store = NULL;
-    int version = 0;
-    int code = connect_home(home, busy_timeout_ms, &store, &version, err);
-    if (code == ATTUNE_OK && version == 0)
-        code = error_set(err, ATTUNE_ERROR_NOT_FOUND, store->path,
-                         "the store is empty: making it was cut short, make the home again with 'attune init'");
-    if (code == ATTUNE_OK) code = ensure_wal(store, err);
-    if (code == ATTUNE_OK) code = store_schema_migrate(store, store_schema_steps, store_schema_newest(), err);
-    if (code == ATTUNE_OK)
-        *out = store;
-    else if (store)
-        destroy(store);
-    return code;
+    attune_store_options o;
+    ATTUNE_INIT(o);
+    o.busy_timeout_ms = busy_timeout_ms;
+    return store_open_with(home, &o, out, err);
 }
 
 int attune_store_open(const char *home, const attune_store_options *options, attune_store **out, attune_error *err) {
     attune_store_options taken;
+    attune_store *store = NULL;
     char path[1024];
     if (!out) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "out is NULL");
     int code = options_read(&taken, sizeof taken, options, "attune_store_options", err);
@@ -231,20 +170,21 @@ int attune_store_open(const char *home, const attune_store_options *options, att
                          "no home is named: pass one, or set ATTUNE_HOME, XDG_DATA_HOME or HOME");
     if (n >= sizeof path)
         return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the path of the home is too long (%zu bytes)", n);
-    return store_open_path(path, taken.busy_timeout_ms, out, err);
+    code = store_open_with(path, &taken, &store, err);
+    if (code == ATTUNE_OK) code = store_need_key(store, err);
+    if (code == ATTUNE_OK)
+        *out = store;
+    else
+        attune_store_close(store);
+    return code;
 }
 
 void attune_store_close(attune_store *store) {
     if (!store) return;
     if (store->pid != getpid()) return; /* the parent's: SQLite must not be touched here, memory stays */
-    store_checkpoint(store);
-    destroy(store);
-}
-
-int attune_store_flush(attune_store *store, attune_error *err) {
-    int code = store_enter(store, err);
-    if (code == ATTUNE_OK) store_leave(store);
-    return code; /* every call that records has committed before it returned */
+    store_recording_end(store);
+    if (store->db) store_checkpoint(store);
+    store_destroy(store);
 }
 
 /* ---- settings ---- */
@@ -292,9 +232,112 @@ int store_consent_set(attune_store *store, int consent, attune_error *err) {
     int code = store_enter(store, err);
     if (code != ATTUNE_OK) return code;
     code = store_begin(store, err);
-    if (code == ATTUNE_OK) code = store_end(store, store_setting_put(store, "consent", consent ? "1" : "0", err), err);
+    if (code == ATTUNE_OK) {
+        code = store_setting_put(store, "consent", consent ? "1" : "0", err);
+        if (code == ATTUNE_OK) code = store_audit(store, "consent", consent ? "given" : "withdrawn", err);
+        code = store_end(store, code, err);
+    }
     store_leave(store);
     return code;
+}
+
+/* ---- marks, salt, audit ---- */
+
+int store_mark_get(attune_store *store, const char *name, int64_t *value, attune_error *err) {
+    static const char doing[] = "read how far maintenance is";
+    sqlite3_stmt *statement = NULL;
+    int code =
+        store_prepare(store, STORE_SLOT_MARK, "SELECT value FROM mark WHERE name = ?", doing, &statement, err);
+    if (code == ATTUNE_OK) code = store_bind(store, statement, doing, err, "t", name);
+    if (code != ATTUNE_OK) return code;
+    code = store_step(store, statement, doing, err);
+    if (code == ATTUNE_CONTINUE || code == ATTUNE_DONE)
+        *value = code == ATTUNE_CONTINUE ? sqlite3_column_int64(statement, 0) : 0;
+    store_reset(statement);
+    return code == ATTUNE_CONTINUE || code == ATTUNE_DONE ? ATTUNE_OK : code;
+}
+
+int store_mark_put(attune_store *store, const char *name, int64_t value, attune_error *err) {
+    static const char doing[] = "note how far maintenance is";
+    sqlite3_stmt *statement = NULL;
+    int code = store_prepare(store, -1, "REPLACE INTO mark (name, value) VALUES (?, ?)", doing, &statement, err);
+    if (code != ATTUNE_OK) return code;
+    code = store_bind(store, statement, doing, err, "ti", name, value);
+    if (code == ATTUNE_OK) code = store_run_statement(store, statement, doing, err);
+    sqlite3_finalize(statement);
+    return code;
+}
+
+int store_salt(attune_store *store, unsigned char salt[SEAL_SALT_BYTES], attune_error *err) {
+    char hex[2 * SEAL_SALT_BYTES + 1];
+    size_t n = 0;
+    int code = store_setting_get(store, "salt", hex, sizeof hex, err);
+    if (code == ATTUNE_ERROR_NOT_FOUND) {
+        randombytes_buf(salt, SEAL_SALT_BYTES);
+        sodium_bin2hex(hex, sizeof hex, salt, SEAL_SALT_BYTES);
+        return store_setting_put(store, "salt", hex, err);
+    }
+    if (code != ATTUNE_OK) return code;
+    if (sodium_hex2bin(salt, SEAL_SALT_BYTES, hex, strlen(hex), NULL, &n, NULL) == 0 && n == SEAL_SALT_BYTES)
+        return ATTUNE_OK;
+    return error_set(err, ATTUNE_ERROR_FORMAT, store->path,
+                     "the store's setting 'salt' is damaged: restore a backup");
+}
+
+/* Hash of an entry: over the hash of the one before it and its own time, event and detail. */
+static void audit_hash(const char *before, int64_t time_ms, const char *event, const char *detail,
+                       char hex[HASH_HEX_SIZE]) {
+    struct hash hash;
+    hash_start(&hash);
+    hash_add_string(&hash, before);
+    hash_add_u64(&hash, (uint64_t)time_ms);
+    hash_add_string(&hash, event);
+    hash_add_string(&hash, detail);
+    hash_finish(&hash, hex);
+}
+
+int store_audit(attune_store *store, const char *event, const char *detail, attune_error *err) {
+    static const char doing[] = "note it in the audit";
+    sqlite3_stmt *last = NULL, *put = NULL;
+    char before[HASH_HEX_SIZE] = "", chain[HASH_HEX_SIZE];
+    int64_t now = store_now_ms();
+    int code = store_prepare(store, -1, "SELECT chain FROM audit ORDER BY id DESC LIMIT 1", doing, &last, err);
+    if (code != ATTUNE_OK) return code;
+    code = store_step(store, last, doing, err);
+    if (code == ATTUNE_CONTINUE) store_column_text(last, 0, before, sizeof before);
+    sqlite3_finalize(last);
+    if (code != ATTUNE_CONTINUE && code != ATTUNE_DONE) return code;
+    audit_hash(before, now, event, detail, chain);
+    code = store_prepare(store, -1, "INSERT INTO audit (time_ms, event, detail, chain) VALUES (?, ?, ?, ?)", doing, &put,
+                         err);
+    if (code != ATTUNE_OK) return code;
+    code = store_bind(store, put, doing, err, "ittt", now, event, detail, chain);
+    if (code == ATTUNE_OK) code = store_run_statement(store, put, doing, err);
+    sqlite3_finalize(put);
+    return code;
+}
+
+/* Inside a read. */
+static int check_audit(attune_store *store, char *problem, size_t problem_size, attune_error *err) {
+    static const char doing[] = "check the audit";
+    sqlite3_stmt *statement = NULL;
+    char before[HASH_HEX_SIZE] = "", chain[HASH_HEX_SIZE];
+    int code = store_prepare(store, -1, "SELECT id, time_ms, event, detail, chain FROM audit ORDER BY id", doing,
+                             &statement, err);
+    if (code != ATTUNE_OK) return code;
+    while ((code = store_step(store, statement, doing, err)) == ATTUNE_CONTINUE && !problem[0]) {
+        const char *event = (const char *)sqlite3_column_text(statement, 2);
+        const char *detail = (const char *)sqlite3_column_text(statement, 3);
+        const char *said = (const char *)sqlite3_column_text(statement, 4);
+        if (!event || !detail || !said) break;
+        audit_hash(before, sqlite3_column_int64(statement, 1), event, detail, chain);
+        if (strcmp(chain, said) != 0)
+            snprintf(problem, problem_size, "audit: entry %" PRId64 " was changed, or one before it removed",
+                     (int64_t)sqlite3_column_int64(statement, 0));
+        memcpy(before, chain, sizeof before);
+    }
+    sqlite3_finalize(statement);
+    return code == ATTUNE_CONTINUE || code == ATTUNE_DONE ? ATTUNE_OK : code;
 }
 
 /* ---- looking after it ---- */
@@ -327,6 +370,7 @@ int store_check(attune_store *store, char *problem, size_t problem_size, attune_
         if (code == ATTUNE_OK && !problem[0])
             code = first_finding(store, "PRAGMA foreign_key_check", "a row without its parent in", problem,
                                  problem_size, err);
+        if (code == ATTUNE_OK && !problem[0]) code = check_audit(store, problem, problem_size, err);
         store_read_end(store);
     }
     if (code == ATTUNE_OK && problem[0])

@@ -15,7 +15,18 @@
 /* Makes store.db in the folder `home` (which exists) with the newest schema. A store without any
  * interaction, left by a call that was cut short, is taken over; another one is ATTUNE_ERROR_STATE. */
 int store_create(const char *home, int consent, attune_error *err);
+/* With the texts encrypted under `key` (ATTUNE_KEY_BYTES; NULL: not); key_file (nullable): where later opens find it. */
+int store_create_encrypted(const char *home, int consent, const unsigned char *key, const char *key_file,
+                           attune_error *err);
+/* As attune_store_open of a home that is named, but a store whose key is not to be had opens too: it serves what needs
+ * no texts, and the rest is ATTUNE_ERROR_MISMATCH. */
+int store_open_with(const char *home, const attune_store_options *options, attune_store **out, attune_error *err);
 int store_open_path(const char *home, int busy_timeout_ms, attune_store **out, attune_error *err);
+/* The key in a key file, which is made (0600) when it is not there. */
+int store_key_file(const char *path, unsigned char key[ATTUNE_KEY_BYTES], attune_error *err);
+/* Sealed: encrypted, and this handle has no key. */
+enum store_encryption { STORE_PLAIN, STORE_SEALED, STORE_UNLOCKED };
+enum store_encryption store_encryption_get(const attune_store *store);
 int store_consent_get(attune_store *store, int *consent, attune_error *err);
 int store_consent_set(attune_store *store, int consent, attune_error *err);
 /* PRAGMA integrity_check, foreign keys, schema version. problem gets the first finding, and the code
@@ -23,14 +34,20 @@ int store_consent_set(attune_store *store, int consent, attune_error *err);
 int store_check(attune_store *store, char *problem, size_t problem_size, attune_error *err);
 
 /* ---- rows of a JSONL file, without a store (eval) ---- */
+enum store_example_kind { STORE_EXAMPLE_SFT = 1, STORE_EXAMPLE_PREFERENCE = 2, STORE_EXAMPLE_THUMB = 3 };
 struct store_row {
+    int kind;                       /* enum store_example_kind */
     const attune_message *messages; /* conversation up to the answer */
     size_t n_messages;
-    const char *response;      /* what to learn: the edited text when there is one */
-    const char *content_hash;  /* sha256 hex of roles, contents and response */
-    const char *prompt_hash;   /* sha256 hex of the normalised first user message: decides the split */
+    const char *response;     /* SFT: what to learn, the edited text when there is one; preference: what was preferred;
+                                 thumb: what was judged */
+    const char *rejected;     /* preference: the other one; else NULL */
+    int label;                /* thumb: 1 up, -1 down; else 0 */
+    double weight;            /* 0 to 1, see docs/formats.md */
+    const char *content_hash; /* sha256 hex of roles, contents and response (and rejected) */
+    const char *prompt_hash;  /* 16 hex digits, the same for all near-duplicates of a first prompt: decides the split */
     int64_t time_ms;
-    int64_t interaction; /* rowid; 0 from a file */
+    int64_t interaction, other; /* rowids: of the row, and of the rejected response's; 0: from a file, none */
 };
 /* Non-OK stops and is returned. May read from the store that calls it, but not write to it. */
 typedef int (*store_row_callback)(const struct store_row *row, void *user, attune_error *err);
@@ -39,12 +56,22 @@ typedef int (*store_row_callback)(const struct store_row *row, void *user, attun
 int store_rows_from_file(const char *path, store_row_callback callback, void *user, attune_error *err);
 
 /* ---- examples ---- */
-/* Derived SFT examples that may be trained on: consented, not rejected, thumbs not down, edited text in
- * place of the draft, duplicates (content hash) once; oldest first. */
-int store_examples(attune_store *store, store_row_callback callback, void *user, attune_error *err);
+struct store_example_query {
+    int kind;           /* enum store_example_kind; 0: SFT */
+    int only_new;       /* 1: in no published run */
+    int64_t newest;     /* so many of them, 0: all */
+    int64_t source_cap; /* at most so many of one app and source, the newest; 0: no cap */
+    int64_t group_cap;  /* at most so many that are near-duplicates by their prompt; 0: no cap */
+};
+/* Examples that may be trained on, duplicates (content hash) once, oldest first; derives what is not derived yet
+ * (not from inside a callback). query NULL: all SFT examples. The rules are in docs/formats.md. */
+int store_examples(attune_store *store, const struct store_example_query *query, store_row_callback callback, void *user,
+                   attune_error *err);
 /* One example by content hash; ATTUNE_ERROR_NOT_FOUND when it is gone or may not be used any more. */
 int store_example_get(attune_store *store, const char *content_hash, store_row_callback callback, void *user,
                       attune_error *err);
+/* Derives, indexes and scrubs until nothing is left or `seconds` (0: no limit) have passed: ATTUNE_CONTINUE. */
+int store_maintain(attune_store *store, double seconds, attune_error *err);
 
 /* ---- runs and adapters (rows; the files are job's) ---- */
 struct store_run {
@@ -65,6 +92,7 @@ struct store_run {
 };
 struct store_run_example {
     char content_hash[65];
+    int64_t interaction, other; /* rowids that it was derived from, for the lineage; 0: none. Not read back */
     int64_t position; /* order within the run */
     int held_out;
 };
@@ -86,6 +114,22 @@ int store_adapters(attune_store *store, attune_adapter_callback callback, void *
  * transaction. A revoked adapter is refused with ATTUNE_ERROR_STATE. */
 int store_adapter_activate(attune_store *store, int number, attune_error *err);
 int store_adapter_state_set(attune_store *store, int number, const char *state, attune_error *err);
+
+/* Publishing, as one transaction that no forgetting can come between: refuses with ATTUNE_ERROR_STATE when the run is
+ * not 'unfinished' any more (rows that it learned from were forgotten, or their consent withdrawn); else calls
+ * `swap` (which writes CURRENT), makes the adapter active and the run published, and marks its examples as used. run
+ * NULL: somebody chose the adapter (0: the base). A revoked adapter is ATTUNE_ERROR_STATE too. */
+typedef int (*store_swap_callback)(void *user, attune_error *err);
+int store_publish(attune_store *store, const struct store_run *run, int adapter, store_swap_callback swap, void *user,
+                  attune_error *err);
+/* Calls `rename` inside a write transaction while the run is 'unfinished' (its checkpoint is about to be put in place);
+ * ATTUNE_ERROR_STATE when it is not any more. */
+int store_while_unfinished(attune_store *store, int64_t run, store_swap_callback rename, void *user, attune_error *err);
+/* *alive 0: the run is not 'unfinished' any more. Cheap: before every unit of work. */
+int store_run_alive(attune_store *store, int64_t run, int *alive, attune_error *err);
+
+/* A compact copy of store.db as of one moment, into the new file `path` (0600). */
+int store_copy(attune_store *store, const char *path, attune_error *err);
 
 /* Counts for attune_status: examples_new = derived examples in no published run. NULL: not wanted. */
 int store_counts(attune_store *store, int64_t *interactions, int64_t *consented, int64_t *feedback,

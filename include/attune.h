@@ -59,7 +59,8 @@ enum attune_code {
     ATTUNE_ERROR_STATE = -9,       /* not now: consent, order of calls, use after fork */
     ATTUNE_ERROR_CANCELLED = -10,  /* the caller or a callback asked to stop */
     ATTUNE_ERROR_CONTEXT_FULL = -11, /* prompt and answer do not fit the context */
-    ATTUNE_ERROR_INTERNAL = -12    /* a bug in attune: please report it */
+    ATTUNE_ERROR_INTERNAL = -12,   /* a bug in attune: please report it */
+    ATTUNE_ERROR_QUEUE_FULL = -13  /* attune_store_record: more is recorded than the disk takes */
 };
 
 /* What went wrong (message: what, and what to do), and where (file:byte, file:line, tensor). */
@@ -79,6 +80,10 @@ ATTUNE_API const char *attune_version(void);
 typedef struct attune_home_options {
     size_t size;
     int consent; /* 1: rows recorded in this home may be trained on, unless a row says otherwise */
+    /* Encrypts the texts of the store: the key (ATTUNE_KEY_BYTES), which every process that reads or writes
+     * texts must bring, or a file with it, made (0600) when it is not there and remembered by the home. */
+    const unsigned char *key;
+    const char *key_file;
 } attune_home_options;
 
 /* Make a home at `home` around the base model file `base` (GGUF; checked, hashed, referred to by
@@ -113,6 +118,13 @@ typedef struct attune_status {
 
 ATTUNE_API int attune_home_status(const char *home, attune_status *status, attune_error *err);
 
+/* A copy of the home in the new folder `path`, made while the home is in use: the store as of one moment,
+ * settings and adapters; not the base, caches, nor an unfinished run. It holds what is forgotten later. */
+ATTUNE_API int attune_home_backup(const char *home, const char *path, attune_error *err);
+/* Makes a home from a backup, verified first; base (nullable): where the base model is on this machine.
+ * A home that is there already is refused. */
+ATTUNE_API int attune_home_restore(const char *backup, const char *home, const char *base, attune_error *err);
+
 /* level 0 fine, 1 warning, 2 defect. */
 typedef void (*attune_check_callback)(int level, const char *subject, const char *message, void *user);
 /* Check base, store, adapters, settings, power sensors; `base` in place of a home if not NULL.
@@ -125,6 +137,8 @@ ATTUNE_API int attune_home_check(const char *home, const char *base, attune_chec
 
 typedef struct attune_store attune_store;
 
+#define ATTUNE_KEY_BYTES 32
+
 enum attune_consent { ATTUNE_CONSENT_HOME = 0, ATTUNE_CONSENT_GIVEN = 1, ATTUNE_CONSENT_NOT_GIVEN = 2 };
 enum attune_feedback_kind {
     ATTUNE_FEEDBACK_THUMB = 1,  /* value +1 or -1 */
@@ -135,6 +149,20 @@ enum attune_feedback_kind {
     ATTUNE_FEEDBACK_COPY = 6,
     ATTUNE_FEEDBACK_DWELL = 7,  /* value: milliseconds */
     ATTUNE_FEEDBACK_UNDO = 8    /* takes back the last feedback on this interaction */
+};
+/* Whose words the response is made of. What was pasted, fetched or made by a tool is never learned. */
+enum attune_tier {
+    ATTUNE_TIER_PERSON = 0,   /* a person asked, the model answered */
+    ATTUNE_TIER_IMPORTED = 1, /* from a file that the person chose */
+    ATTUNE_TIER_PASTED = 2,
+    ATTUNE_TIER_WEB = 3,
+    ATTUNE_TIER_TOOL = 4
+};
+/* What the app knows of the content. Rows with secrets or personal data are left out of training. */
+enum attune_sensitivity {
+    ATTUNE_SENSITIVITY_UNKNOWN = 0, /* scanned: what is found keeps the row out */
+    ATTUNE_SENSITIVITY_PRIVATE = 1, /* kept out, whatever is found */
+    ATTUNE_SENSITIVITY_CLEARED = 2  /* let in, whatever is found: the app vouches for it */
 };
 
 typedef struct attune_uuid {
@@ -157,6 +185,8 @@ typedef struct attune_interaction {
     int consent;     /* enum attune_consent */
     /* provenance, see attune_session_provenance; NULL: unknown */
     const char *model, *adapter, *template_hash;
+    int tier;        /* enum attune_tier */
+    int sensitivity; /* enum attune_sensitivity */
 } attune_interaction;
 
 typedef struct attune_feedback {
@@ -167,43 +197,205 @@ typedef struct attune_feedback {
     int64_t time_ms; /* 0: now */
 } attune_feedback;
 
+enum attune_when_full {
+    ATTUNE_FULL_DROP = 0, /* at once: ATTUNE_ERROR_QUEUE_FULL, counted in the statistics */
+    ATTUNE_FULL_WAIT = 1  /* up to full_wait_ms, then the same */
+};
+enum attune_durability {
+    ATTUNE_DURABILITY_FULL = 0,  /* every group is synced: at most group_ms of recording can be lost */
+    ATTUNE_DURABILITY_NORMAL = 1 /* synced at flush and at checkpoints: less wear, never damaged */
+};
+
+/* Secrets that only the app knows, in one text of an interaction or a feedback. Returns how many were
+ * found. Runs on the store's writer thread, never inside attune_store_record; for a file that is imported, on the
+ * thread that imports it. */
+typedef size_t (*attune_private_callback)(const char *text, size_t length, void *user);
+
 typedef struct attune_store_options {
     size_t size;
-    int busy_timeout_ms; /* waiting for other processes; default 5000 */
+    int busy_timeout_ms;  /* waiting for other processes; default 5000 */
+    /* the queue between attune_store_record and the disk */
+    int64_t queue_rows;   /* default 8192 */
+    int64_t queue_bytes;  /* default 16 MiB; one row more than that is let in when nothing else waits */
+    int group_ms;         /* how long a row may wait for others to share its sync; default 100 */
+    int when_full;        /* enum attune_when_full */
+    int full_wait_ms;     /* default 100 */
+    int durability;       /* enum attune_durability */
+    /* of a store that is encrypted: the key, or the file that holds it; both NULL: the file named at init */
+    const unsigned char *key; /* ATTUNE_KEY_BYTES, copied */
+    const char *key_file;
+    attune_private_callback find_private;
+    void *user;           /* for find_private */
 } attune_store_options;
 
-/* A store handle may be used from any thread. The home must exist. */
+/* A store handle may be used from any thread, and any number of processes may have the home open. The
+ * home must exist. The first record starts one thread that writes; it blocks all signals. After fork()
+ * the child must open its own: every call on the parent's handle is ATTUNE_ERROR_STATE. A wrong or missing
+ * key of an encrypted store is ATTUNE_ERROR_MISMATCH. */
 ATTUNE_API int attune_store_open(const char *home, const attune_store_options *options, attune_store **out,
                                  attune_error *err);
+/* Writes what is queued, waiting at most busy_timeout_ms; call attune_store_flush before to know. */
 ATTUNE_API void attune_store_close(attune_store *store);
-/* Durable when it returns. id may be NULL. */
+
+/* Checks, copies and queues; never waits for a disk or a lock of another process. id (nullable) may be
+ * used at once. ATTUNE_ERROR_QUEUE_FULL: see when_full; the row is not kept. */
 ATTUNE_API int attune_store_record(attune_store *store, const attune_interaction *interaction, attune_uuid *id,
                                    attune_error *err);
+/* Queues too. The interaction may still be queued in this handle; recorded elsewhere, it must have been
+ * flushed there. An id that names nothing is found out by the writer: told by the next flush. */
 ATTUNE_API int attune_store_feedback(attune_store *store, const char *id, const attune_feedback *feedback,
                                      attune_error *err);
+/* Returns when all that was queued before is on the disk. An error of the writer (full disk, another
+ * program's lock) is returned and the rows stay queued: call again when its cause is gone. Feedback that
+ * named no interaction is ATTUNE_ERROR_NOT_FOUND once, with everything else on the disk. */
 ATTUNE_API int attune_store_flush(attune_store *store, attune_error *err);
+
+/* Before an app goes to sleep: flushes, then closes every file and lets go of every lock. Rows recorded
+ * meanwhile wait in the queue; calls that need the disk are ATTUNE_ERROR_STATE. If the flush fails the rows
+ * stay queued, the files are closed all the same, and the error is returned. Idempotent, both. */
+ATTUNE_API int attune_store_suspend(attune_store *store, attune_error *err);
+ATTUNE_API int attune_store_resume(attune_store *store, attune_error *err);
+
+/* What recording puts off: the full-text index, examples for the night, wiping what was forgotten; in
+ * steps that block writers for less than 100 ms each, for about `seconds` (0: until done).
+ * ATTUNE_CONTINUE: some is left. The nightly job does it too. */
+ATTUNE_API int attune_store_maintain(attune_store *store, double seconds, attune_error *err);
+
+/* ---- looking at, moving and deleting what is kept ---- */
+
+/* Which interactions: those that every field allows. */
+typedef struct attune_filter {
+    size_t size;
+    const char *const *ids; /* n_ids of them; NULL: any */
+    size_t n_ids;
+    int64_t since_ms, until_ms; /* since <= time < until; 0: open */
+    const char *app, *session;  /* exactly; NULL: any */
+    const char *match;          /* all of these words (or "quoted phrases") in prompt, response or an edit, whatever
+                                   their case and accents; a word that ends in * is the start of one; NULL: any */
+    int64_t limit;              /* the newest so many; 0: all */
+    int oldest_first;
+} attune_filter;
+
+/* One interaction as it is kept, with all its feedback in order. Lives until the next call on the cursor. */
+typedef struct attune_row {
+    size_t size;
+    attune_uuid id;
+    int64_t time_ms;
+    const attune_message *messages;
+    size_t n_messages;
+    const char *response;
+    const char *app, *session, *source;          /* "" : not said */
+    const char *model, *adapter, *template_hash; /* NULL: not said */
+    int consent;                                 /* 1 or 0 */
+    int tier, sensitivity;
+    const attune_feedback *feedback;
+    size_t n_feedback;
+    int64_t private_findings; /* of find_private when it was recorded */
+} attune_row;
+
+typedef struct attune_cursor attune_cursor;
+/* Flushes first. filter NULL: everything. The cursor is a list of rows as of now: what is recorded later is not in it, what
+ * is deleted meanwhile is passed over. It holds no lock; one thread at a time. Close it before the store. */
+ATTUNE_API int attune_store_query(attune_store *store, const attune_filter *filter, attune_cursor **out,
+                                  attune_error *err);
+/* Interactions in the cursor's list. */
+ATTUNE_API int64_t attune_cursor_count(const attune_cursor *cursor);
+/* ATTUNE_CONTINUE: *row is the next one. ATTUNE_DONE: there is none. */
+ATTUNE_API int attune_cursor_next(attune_cursor *cursor, attune_row *row, attune_error *err);
+ATTUNE_API void attune_cursor_close(attune_cursor *cursor);
+
+typedef struct attune_forget_result {
+    size_t size;
+    int64_t interactions, feedback, examples; /* deleted */
+    int adapters_revoked;
+    int active_before, active_after; /* adapter numbers, 0: the base */
+    int scrub_pending; /* 1: deleted, but traces are left in the file until a reader has ended or maintenance
+                          has run: attune_store_maintain, any later forget and the nightly job go on with it */
+} attune_forget_result;
+/* Deletes the interactions that the filter names (NULL is refused; everything: an ATTUNE_INIT'ed filter), with
+ * their feedback, examples and index entries. Before that, adapters that learned from them are revoked with
+ * all their descendants, the nearest clean ancestor or the base becomes active, and the files of the
+ * revoked, checkpoints and caches are unlinked. filter->limit and oldest_first must be 0. result may be NULL. */
+ATTUNE_API int attune_store_forget(attune_store *store, const attune_filter *filter, attune_forget_result *result,
+                                   attune_error *err);
+
+/* Consent of what is recorded from now on (filter NULL: the home's own answer), or of the rows that the
+ * filter names. Withdrawing revokes what learned from the rows, as forgetting does; filter NULL withdraws
+ * for the home and every row. result (nullable): interactions is the number whose consent changed. */
+ATTUNE_API int attune_store_consent(attune_store *store, int given, const attune_filter *filter,
+                                    attune_forget_result *result, attune_error *err);
+
+/* A bad line of a file that is imported with keep_going. */
+typedef void (*attune_bad_line_callback)(const attune_error *what, void *user);
 
 typedef struct attune_import_options {
     size_t size;
-    int consent;     /* enum attune_consent, for all rows of the file */
+    int consent;     /* enum attune_consent, for all rows of the file that do not say it themselves */
     const char *app; /* default "import" */
+    int keep_going;  /* 1: leave bad lines out and import the rest; 0: all rows or none */
+    attune_bad_line_callback on_bad_line; /* nullable */
+    void *user;
+    int forgotten;   /* 1: take rows that were forgotten once, too */
 } attune_import_options;
 typedef struct attune_import_result {
     size_t size;
-    int64_t rows, feedback, duplicates; /* duplicates: same content already there, left out */
+    int64_t rows, feedback, duplicates; /* duplicates: there already, left out */
+    int64_t bad;       /* lines left out, with keep_going */
+    int64_t forgotten; /* rows left out because the person had them deleted */
 } attune_import_result;
 
-/* JSON Lines; the three shapes and the feedback keys are in docs/formats.md. All rows or none:
- * the first bad line ends it with an error naming the line. path "-" reads standard input. */
+/* JSON Lines; the shapes are in docs/formats.md. All rows or none: the first bad line ends it with an error
+ * naming the line (unless keep_going). path "-" reads standard input. */
 ATTUNE_API int attune_store_import(attune_store *store, const char *path, const attune_import_options *options,
                                    attune_import_result *result, attune_error *err);
-/* One interaction as a JSON object of the same shapes, consent as in the options. */
+/* One interaction as a JSON object of the same shapes, consent as in the options; queued as by
+ * attune_store_record. */
 ATTUNE_API int attune_store_record_json(attune_store *store, const char *json, size_t length,
                                         const attune_import_options *options, attune_uuid *id, attune_error *err);
+
+enum attune_export_format {
+    ATTUNE_EXPORT_ROWS = 0,      /* everything of each row: importing it loses nothing */
+    ATTUNE_EXPORT_CHAT = 1,      /* {"messages":[...]}: the examples that may be trained on, edits in place */
+    ATTUNE_EXPORT_PREFERENCE = 2 /* {"prompt":[...],"chosen":[...],"rejected":[...]}: what was preferred */
+};
+typedef struct attune_export_options {
+    size_t size;
+    int format;                  /* enum attune_export_format */
+    const attune_filter *filter; /* of rows; NULL: all, oldest first. Other formats take none */
+} attune_export_options;
+/* To a new file (0600, whole or not at all), or "-": standard output. *n (nullable): lines written. */
+ATTUNE_API int attune_store_export(attune_store *store, const char *path, const attune_export_options *options,
+                                   int64_t *n, attune_error *err);
+
+enum attune_finding {
+    ATTUNE_FINDING_CARD,        /* card numbers (Luhn) */
+    ATTUNE_FINDING_IBAN,
+    ATTUNE_FINDING_EMAIL,
+    ATTUNE_FINDING_PHONE,
+    ATTUNE_FINDING_TOKEN,       /* API keys and access tokens of well-known shapes */
+    ATTUNE_FINDING_PRIVATE_KEY,
+    ATTUNE_FINDING_APP,         /* of attune_private_callback */
+    ATTUNE_FINDINGS
+};
+/* "card number", "e-mail address", ... NULL: no such kind. */
+ATTUNE_API const char *attune_finding_name(int finding);
 
 typedef struct attune_store_statistics {
     size_t size;
     int64_t interactions, consented, feedback;
+    /* this handle's queue */
+    int64_t queued_rows, queued_bytes, written, dropped; /* dropped: the queue was full */
+    int64_t refused;          /* given up by the writer: feedback on nothing, rows that the store cannot hold */
+    int writer_code;          /* why the writer does not get on just now; ATTUNE_OK: it does */
+    char writer_message[256];
+    /* the store */
+    int64_t examples_sft, examples_preference, examples_thumb; /* that may be trained on */
+    int64_t private_rows;     /* consented interactions kept out: something was found, or marked private */
+    int64_t findings[8];      /* by enum attune_finding, in those rows */
+    int64_t not_derived, not_indexed; /* rows that maintenance has yet to look at */
+    int64_t bytes;            /* of store.db and its log */
+    int encrypted, scrub_pending;
+    int64_t queue_peak_bytes; /* most that was ever queued in this handle */
 } attune_store_statistics;
 ATTUNE_API int attune_store_statistics_get(attune_store *store, attune_store_statistics *out, attune_error *err);
 
@@ -237,6 +429,8 @@ typedef struct attune_job_options {
     attune_progress_callback on_progress;
     void *user;
     const char *sys_root;  /* where the power sensors are read; default "/sys" */
+    const unsigned char *key; /* of an encrypted store, as in attune_store_options */
+    const char *key_file;
 } attune_job_options;
 
 typedef struct attune_job_report {
@@ -438,6 +632,41 @@ typedef struct attune_bench_result {
 /* kind: "train", "decode", "prefill", "merge". */
 ATTUNE_API int attune_bench(const char *base, const char *kind, const attune_bench_options *options,
                             attune_bench_result *result, attune_error *err);
+
+/* How long attune_store_record takes while `processes` processes record `rate` rows a second each and another one
+ * reads examples and searches; the same with an SQLite insert in its place. Then one process records as fast as it
+ * can until `rows` rows are durable. */
+typedef struct attune_record_figures {
+    double p50_us, p99_us, p999_us, max_us;
+    int64_t calls, dropped;
+    double rows_per_s;
+} attune_record_figures;
+typedef struct attune_bench_record_options {
+    size_t size;
+    double seconds;     /* of each load; default 3 */
+    int64_t rate;       /* rows a second of each process; default 200 */
+    int64_t row_bytes;  /* default 2048 */
+    int64_t rows;       /* of the run flat out; default 100000 */
+    const char *folder; /* where the stores are made, and removed again; default $TMPDIR, else /tmp */
+    int alone;          /* 1: no reader beside */
+} attune_bench_record_options;
+enum { ATTUNE_RECORD_LOADS = 3 };
+typedef struct attune_bench_record_result {
+    size_t size;
+    int n_loads;
+    struct {
+        int processes; /* 1, 2, 4 */
+        attune_record_figures queue, direct;
+    } load[ATTUNE_RECORD_LOADS];
+    int64_t rows; /* flat out */
+    double rows_per_s, seconds;
+    double disk_mbytes_per_s; /* this disk's limit: 4 MiB written and synced, again and again */
+    double file_bytes_per_row;
+    double queue_peak_mib, peak_rss_mib;
+} attune_bench_record_result;
+/* Forks: to be called from a process with one thread. */
+ATTUNE_API int attune_bench_record(const attune_bench_record_options *options, attune_bench_record_result *result,
+                                   attune_error *err);
 
 #ifdef __cplusplus
 }

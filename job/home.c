@@ -3,12 +3,12 @@
 #include "adapters/adapter_file.h"
 #include "core/base/options.h"
 #include "core/base/hash.h"
-#include "datastore/store.h"
 
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,10 +24,6 @@ int home_file(const char *home, const char *name, char out[HOME_PATH_MAX], attun
     if (n < 0 || n >= HOME_PATH_MAX)
         return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the home's path is longer than %d bytes", HOME_PATH_MAX);
     return ATTUNE_OK;
-}
-
-void home_adapter_path(const char *home, int number, char out[HOME_PATH_MAX + 32]) {
-    snprintf(out, HOME_PATH_MAX + 32, "%s/adapters/%d.gguf", home, number);
 }
 
 int home_resolve(const char *home, char out[HOME_PATH_MAX], attune_error *err) {
@@ -71,50 +67,6 @@ int home_lock(const char *home, int *fd, attune_error *err) {
 
 void home_unlock(int fd) {
     if (fd >= 0) close(fd);
-}
-
-/* ---- CURRENT ---- */
-
-static int current_damaged(const char *path, attune_error *err) {
-    return error_set(err, ATTUNE_ERROR_FORMAT, path,
-                     "damaged; choose the active adapter again with: attune adapters use N (or base)");
-}
-
-int current_read(const char *home, int *number, char sha256[65], char text[128], attune_error *err) {
-    char path[HOME_PATH_MAX], content[128] = "base\n", digits[66] = "";
-    struct file_bytes file;
-    struct stat st;
-    int code = home_file(home, "CURRENT", path, err);
-    if (code != ATTUNE_OK) return code;
-    if (stat(path, &st) == 0) {
-        if ((uint64_t)st.st_size >= sizeof content) return current_damaged(path, err);
-        code = file_bytes_open(path, FILE_READ, sizeof content - 1, &file, err);
-        if (code != ATTUNE_OK) return code;
-        memcpy(content, file.data, file.size);
-        content[file.size] = 0;
-        size_t n = file.size;
-        file_bytes_close(&file);
-        if (strlen(content) != n) return current_damaged(path, err);
-    } else if (errno != ENOENT) {
-        return error_set_errno(err, path, "cannot read which adapter is active");
-    }
-    int n = 0, end = 0;
-    if (strcmp(content, "base\n") != 0 &&
-        (sscanf(content, "%9d %64[0-9a-f]%n", &n, digits, &end) != 2 || n < 1 || strlen(digits) != 64 ||
-         strcmp(content + end, "\n") != 0))
-        return current_damaged(path, err);
-    *number = n;
-    if (sha256) memcpy(sha256, digits, 65);
-    if (text) memcpy(text, content, 128);
-    return ATTUNE_OK;
-}
-
-int current_write(const char *home, int number, const char *sha256, attune_error *err) {
-    char path[HOME_PATH_MAX], text[128] = "base\n";
-    if (number > 0) snprintf(text, sizeof text, "%d %s\n", number, sha256);
-    int code = home_file(home, "CURRENT", path, err);
-    if (code != ATTUNE_OK) return code;
-    return file_write_atomic(path, "current", text, strlen(text), err);
 }
 
 /* ---- the base ---- */
@@ -242,7 +194,7 @@ int home_adapter_read(const char *home, const struct model *model, int number, c
                       attune_error *err) {
     char path[HOME_PATH_MAX + 32], sha256[65];
     struct lora *lora = NULL;
-    home_adapter_path(home, number, path);
+    store_adapter_path(home, number, path, sizeof path);
     int code = adapter_read(path, model, &lora, NULL, sha256, err);
     if (code == ATTUNE_OK && strcmp(sha256, wanted) != 0)
         code = error_set(err, ATTUNE_ERROR_FORMAT, path,
@@ -255,32 +207,131 @@ int home_adapter_read(const char *home, const struct model *model, int number, c
     return ATTUNE_OK;
 }
 
-int home_reconcile(const char *home, attune_store *store, attune_error *err) {
-    int highest = 0, number = 0;
+/* ---- putting in order what a process that died, or forgetting, has left ---- */
+
+int home_clean_ancestor(attune_store *store, int number, int *out, attune_error *err) {
+    while (number > 0) {
+        attune_adapter_info info;
+        ATTUNE_INIT(info);
+        int code = store_adapter_get(store, number, &info, err);
+        if (code != ATTUNE_OK) return code;
+        if (strcmp(info.state, "revoked") != 0) break;
+        if (info.parent >= number)
+            return error_set(err, ATTUNE_ERROR_FORMAT, NULL, "adapter %d has the parent %d, which is younger", number,
+                             info.parent);
+        number = info.parent;
+    }
+    *out = number;
+    return ATTUNE_OK;
+}
+
+struct sweep {
+    const char *home, *failed; /* id of the newest run when it has failed, else "" */
+    int candidate;             /* of that run */
+};
+
+static int sweep_one(const attune_adapter_info *info, void *user) {
+    struct sweep *sweep = user;
+    char path[HOME_PATH_MAX + 32];
+    store_adapter_path(sweep->home, info->number, path, sizeof path);
+    if (strcmp(info->state, "revoked") == 0) unlink(path);
+    if (strcmp(info->state, "candidate") == 0 && strcmp(info->origin, "trained") == 0 &&
+        strcmp(info->run, sweep->failed) == 0)
+        sweep->candidate = info->number;
+    return 0;
+}
+
+/* The newest file, when no row knows it and this run has written it. */
+static void drop_orphan(const char *home, attune_store *store, int number, const char *run) {
+    attune_adapter_info info;
+    struct gguf *gguf = NULL;
+    char path[HOME_PATH_MAX + 32], found[65] = "";
+    ATTUNE_INIT(info);
+    if (number < 1 || store_adapter_get(store, number, &info, NULL) != ATTUNE_ERROR_NOT_FOUND) return;
+    store_adapter_path(home, number, path, sizeof path);
+    if (gguf_open(path, FILE_READ, &gguf, NULL) != ATTUNE_OK) return;
+    if (gguf_get_text(gguf, "attune.run", found, sizeof found, NULL) == ATTUNE_OK && strcmp(found, run) == 0)
+        unlink(path);
+    gguf_close(gguf);
+}
+
+/* A run that failed while its adapter was being published (its rows were forgotten at that moment, and the process
+ * died before it could clean up) leaves nothing that has learned from them. */
+static int sweep_adapters(const char *home, attune_store *store, int highest, attune_error *err) {
+    struct store_run run;
+    char path[HOME_PATH_MAX + 32];
+    int failed = store_run_last(store, NULL, &run, NULL) == ATTUNE_OK && strcmp(run.state, "failed") == 0;
+    struct sweep sweep = {.home = home, .failed = failed ? run.id : ""};
+    int code = store_adapters(store, sweep_one, &sweep, err);
+    if (code != ATTUNE_OK || !failed) return code;
+    if (sweep.candidate) {
+        code = store_adapter_state_set(store, sweep.candidate, "revoked", err);
+        if (code != ATTUNE_OK) return code;
+        store_adapter_path(home, sweep.candidate, path, sizeof path);
+        unlink(path);
+    }
+    drop_orphan(home, store, highest, run.id);
+    return ATTUNE_OK;
+}
+
+struct choice {
+    const char *home, *sha256;
+    int number;
+};
+
+static int write_choice(void *user, attune_error *err) {
+    const struct choice *choice = user;
+    return store_current_write(choice->home, choice->number, choice->sha256, err);
+}
+
+int home_activate(const char *home, attune_store *store, const struct store_run *run, int number, const char *sha256,
+                  attune_error *err) {
+    struct choice choice = {home, sha256, number};
+    return store_publish(store, run, number, write_choice, &choice, err);
+}
+
+/* CURRENT names a revoked adapter: somebody chose it while it was being revoked, or the revoking died half way. */
+static int leave_revoked(const char *home, attune_store *store, int *number, attune_error *err) {
+    attune_adapter_info info;
+    ATTUNE_INIT(info);
+    if (home_clean_ancestor(store, *number, number, NULL) != ATTUNE_OK) *number = 0;
+    int code = *number ? store_adapter_get(store, *number, &info, err) : ATTUNE_OK;
+    return code == ATTUNE_OK ? home_activate(home, store, NULL, *number, info.sha256, err) : code;
+}
+
+/* *follow: the store has to be told which adapter is active. */
+static int check_current(const char *home, attune_store *store, int *number, int *follow, attune_error *err) {
     char sha256[65];
     attune_adapter_info info;
+    int code = store_current_read(home, number, sha256, NULL, err);
+    *follow = *number == 0;
+    if (code != ATTUNE_OK || *number == 0) return code;
+    ATTUNE_INIT(info);
+    code = store_adapter_get(store, *number, &info, err);
+    if (code == ATTUNE_ERROR_NOT_FOUND)
+        return error_set(err, ATTUNE_ERROR_FORMAT, home,
+                         "CURRENT names adapter %d, which the store does not know; choose another with: attune "
+                         "adapters use N (or base)",
+                         *number);
+    if (code == ATTUNE_OK && strcmp(info.state, "revoked") == 0) return leave_revoked(home, store, number, err);
+    if (code == ATTUNE_OK && strcmp(info.sha256, sha256) != 0)
+        return error_set(err, ATTUNE_ERROR_FORMAT, home,
+                         "CURRENT names another file for adapter %d than the store; choose again with: attune "
+                         "adapters use N (or base)",
+                         *number);
+    *follow = !info.active;
+    return code;
+}
+
+int home_reconcile(const char *home, attune_store *store, attune_error *err) {
+    int highest = 0, number = 0, follow = 0;
     char cache[HOME_PATH_MAX];
     remove_leftovers(home);
     if (home_file(home, "cache", cache, NULL) == ATTUNE_OK) remove_leftovers(cache);
     int code = highest_file(home, 1, &highest, err);
-    if (code == ATTUNE_OK) code = current_read(home, &number, sha256, NULL, err);
-    if (code != ATTUNE_OK) return code;
-    ATTUNE_INIT(info);
-    if (number > 0) {
-        code = store_adapter_get(store, number, &info, err);
-        if (code == ATTUNE_ERROR_NOT_FOUND)
-            return error_set(err, ATTUNE_ERROR_FORMAT, home,
-                             "CURRENT names adapter %d, which the store does not know; choose another with: attune "
-                             "adapters use N (or base)",
-                             number);
-        if (code == ATTUNE_OK && strcmp(info.sha256, sha256) != 0)
-            return error_set(err, ATTUNE_ERROR_FORMAT, home,
-                             "CURRENT names another file for adapter %d than the store; choose again with: attune "
-                             "adapters use N (or base)",
-                             number);
-        if (code != ATTUNE_OK || info.active) return code;
-    }
-    return store_adapter_activate(store, number, err);
+    if (code == ATTUNE_OK) code = check_current(home, store, &number, &follow, err);
+    if (code == ATTUNE_OK && follow) code = store_adapter_activate(store, number, err);
+    return code == ATTUNE_OK ? sweep_adapters(home, store, highest, err) : code;
 }
 
 /* ---- making one ---- */
@@ -290,7 +341,7 @@ static int make_folder(const char *path, attune_error *err) {
     return error_set_errno(err, path, "cannot make the folder");
 }
 
-static int make_parents(const char *path, attune_error *err) {
+int home_make_folders(const char *path, attune_error *err) {
     char part[HOME_PATH_MAX];
     snprintf(part, sizeof part, "%s", path);
     for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
@@ -302,18 +353,81 @@ static int make_parents(const char *path, attune_error *err) {
     return make_folder(path, err);
 }
 
-/* A home is there once attune.conf is: it is written last. */
-static int fill_home(const char *home, const struct settings *settings, int consent, attune_error *err) {
+int home_base_path(const char *base, char **out, attune_error *err) {
+    struct settings *settings;
+    char *absolute = realpath(base, NULL);
+    if (!absolute) return error_set_errno(err, base, "cannot open the base model");
+    size_t length = strlen(absolute);
+    /* what attune.conf could not give back */
+    if (length >= sizeof settings->base || strpbrk(absolute, "\n\r") ||
+        isspace((unsigned char)absolute[length - 1])) {
+        free(absolute);
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, base,
+                         "the base model's path is too long, holds a line break or ends in a blank; give it another "
+                         "name");
+    }
+    *out = absolute;
+    return ATTUNE_OK;
+}
+
+/* The key of a new home, *path the file that is to be remembered ("": none). */
+struct key {
+    unsigned char bytes[ATTUNE_KEY_BYTES];
+    const unsigned char *given; /* NULL: the store is not encrypted */
     char path[HOME_PATH_MAX];
+};
+
+static int take_key(const attune_home_options *o, struct key *key, attune_error *err) {
+    if (!o->key_file) {
+        key->given = o->key;
+        return ATTUNE_OK;
+    }
+    int code = store_key_file(o->key_file, key->bytes, err);
+    if (code != ATTUNE_OK) return code;
+    key->given = key->bytes;
+    char *absolute = realpath(o->key_file, NULL);
+    if (!absolute) return error_set_errno(err, o->key_file, "cannot find the key file again");
+    if (strlen(absolute) < sizeof key->path)
+        strcpy(key->path, absolute);
+    else
+        code = error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the path of the key file is too long");
+    free(absolute);
+    return code;
+}
+
+/* A home is there once attune.conf is: it is written last. */
+static int fill_home(const char *home, const struct settings *settings, const attune_home_options *o,
+                     attune_error *err) {
+    char path[HOME_PATH_MAX];
+    struct key key = {.given = NULL};
     static const char *const folders[] = {"adapters", "cache"};
-    int code = ATTUNE_OK;
+    int code = take_key(o, &key, err);
     for (size_t i = 0; i < 2 && code == ATTUNE_OK; i++) {
         code = home_file(home, folders[i], path, err);
         if (code == ATTUNE_OK) code = make_folder(path, err);
     }
-    if (code == ATTUNE_OK) code = store_create(home, consent, err);
-    if (code == ATTUNE_OK) code = current_write(home, 0, NULL, err);
+    if (code == ATTUNE_OK)
+        code = store_create_encrypted(home, o->consent, key.given, *key.path ? key.path : NULL, err);
+    if (code == ATTUNE_OK) code = store_current_write(home, 0, NULL, err);
     if (code == ATTUNE_OK) code = settings_write(home, settings, err);
+    sodium_memzero(&key, sizeof key);
+    return code;
+}
+
+static int read_base(const char *base, struct settings *settings, attune_error *err) {
+    struct model *model = NULL;
+    char *absolute = NULL;
+    int code = home_base_path(base, &absolute, err);
+    if (code != ATTUNE_OK) return code;
+    strcpy(settings->base, absolute);
+    free(absolute);
+    code = model_open(settings->base, FILE_MAP, &model, err);
+    if (code == ATTUNE_OK && !model->chat) {
+        if (err) *err = model->chat_error;
+        code = model->chat_error.code;
+    }
+    if (code == ATTUNE_OK) hash_bytes(model->gguf->file.data, model->gguf->file.size, settings->base_sha256);
+    model_close(model);
     return code;
 }
 
@@ -321,46 +435,23 @@ int attune_home_init(const char *home, const char *base, const attune_home_optio
     char path[HOME_PATH_MAX], file[HOME_PATH_MAX];
     struct settings settings;
     attune_home_options o;
-    struct model *model = NULL;
     int fd = -1;
     int code = options_read(&o, sizeof o, options, "attune_home_options", err);
     if (code != ATTUNE_OK) return code;
     if (!base) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "a home needs a base model (a GGUF file)");
+    if (o.key && o.key_file)
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "give the key or the file that holds it, not both");
     size_t n = attune_home_path(home, path, sizeof path - 64);
     if (n == 0 || n >= sizeof path - 64)
         return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "no home: give --home, or set ATTUNE_HOME or HOME");
     settings_default(&settings);
-    char *absolute = realpath(base, NULL);
-    if (!absolute) return error_set_errno(err, base, "cannot open the base model");
-    size_t length = strlen(absolute);
-    /* what attune.conf could not give back */
-    if (length >= sizeof settings.base || strpbrk(absolute, "\n\r") || isspace((unsigned char)absolute[length - 1])) {
-        code =
-            error_set(err, ATTUNE_ERROR_ARGUMENT, base,
-                      "the base model's path is too long, holds a line break or ends in a blank; give it another name");
-        goto out;
-    }
-    strcpy(settings.base, absolute);
-    code = model_open(absolute, FILE_MAP, &model, err);
-    if (code != ATTUNE_OK) goto out;
-    if (!model->chat) {
-        if (err) *err = model->chat_error;
-        code = model->chat_error.code;
-        goto out;
-    }
-    hash_bytes(model->gguf->file.data, model->gguf->file.size, settings.base_sha256);
-    code = make_parents(path, err);
+    code = read_base(base, &settings, err);
+    if (code == ATTUNE_OK) code = home_make_folders(path, err);
     if (code == ATTUNE_OK) code = home_lock(path, &fd, err);
     if (code == ATTUNE_OK) code = home_file(path, "attune.conf", file, err);
-    if (code != ATTUNE_OK) goto out;
-    if (access(file, F_OK) == 0) {
+    if (code == ATTUNE_OK && access(file, F_OK) == 0)
         code = error_set(err, ATTUNE_ERROR_STATE, path, "a home is there already; choose another with --home");
-        goto out;
-    }
-    code = fill_home(path, &settings, o.consent, err);
-out:
+    if (code == ATTUNE_OK) code = fill_home(path, &settings, &o, err);
     home_unlock(fd);
-    model_close(model);
-    free(absolute);
     return code;
 }

@@ -11,6 +11,8 @@
 #define JOB_HOME_H
 
 #include "adapters/merge.h"
+#include "datastore/home_files.h"
+#include "datastore/store.h"
 #include "trainer/trainer.h"
 
 enum { HOME_PATH_MAX = 1024 };
@@ -23,6 +25,7 @@ struct settings {
     double epochs;           /* passes over the rows, up to 100; 0: as plan_make finds right */
     int shuffle;             /* 1: by a hash keyed with the seed; 0: as recorded */
     double held_out;         /* share of prompts, 0.01 to 0.5 */
+    size_t source_cap, group_cap; /* rows of one app and source, near-duplicates by their prompt; 0: all */
     uint64_t memory;         /* bytes */
     double checkpoint_seconds; /* least time between two: flash wears */
     int charger_required, battery_min;
@@ -31,22 +34,19 @@ int settings_read(const char *home, struct settings *out, attune_error *err);
 /* A fresh attune.conf with every key explained. */
 int settings_write(const char *home, const struct settings *settings, attune_error *err);
 void settings_default(struct settings *settings);
-/* What a run's outcome depends on, as one line of JSON; and back. */
+/* Another path of the base; everything else in attune.conf stays as people wrote it. */
+int settings_base_change(const char *home, const char *base, attune_error *err);
+/* What a run's outcome depends on, as one line of JSON; and back, over what *settings has for keys that came later. */
 void settings_configuration(const struct settings *settings, char *out, size_t size);
 int settings_from_configuration(const char *text, struct settings *settings, attune_error *err);
 
 /* home NULL: $ATTUNE_HOME, else XDG. Must exist and be a home. */
 int home_resolve(const char *home, char out[HOME_PATH_MAX], attune_error *err);
 int home_file(const char *home, const char *name, char out[HOME_PATH_MAX], attune_error *err);
-void home_adapter_path(const char *home, int number, char out[HOME_PATH_MAX + 32]);
 
 /* ATTUNE_ERROR_BUSY when another process has it. *fd is closed to let go; a crash lets go too. */
 int home_lock(const char *home, int *fd, attune_error *err);
 void home_unlock(int fd);
-
-/* number 0: the base. text (nullable) is the file as it stands. */
-int current_read(const char *home, int *number, char sha256[65], char text[128], attune_error *err);
-int current_write(const char *home, int number, const char *sha256, attune_error *err);
 
 /* The base's hash, remembered in cache/ by inode, size, mtime and ctime. Memory is believed when it says what is
  * wanted (nullable); to say that this is another file, the file itself is hashed. */
@@ -57,7 +57,19 @@ int home_model(const char *home, const struct settings *settings, enum file_load
 /* adapters/<number>.gguf as the store knows it: whole, for this base, with the recorded sha256 `wanted`. */
 int home_adapter_read(const char *home, const struct model *model, int number, const char *wanted, struct lora **out,
                       attune_error *err);
-/* Under the lock: the store's adapter rows follow CURRENT and the files; leftover temporaries go. */
+/* The base model's absolute path, malloc'ed: as attune.conf can hold it. */
+int home_base_path(const char *base, char **out, attune_error *err);
+/* `path` and what leads there, 0700. */
+int home_make_folders(const char *path, attune_error *err);
+/* From adapter `number` on over its parents: the first that may be used; 0: the base. */
+int home_clean_ancestor(attune_store *store, int number, int *out, attune_error *err);
+/* Under the lock: CURRENT names this adapter (0: the base), and the store's rows follow, that of the run that made it
+ * (nullable) too; as one, so that no forgetting can come between. ATTUNE_ERROR_STATE: the adapter is revoked, or the run
+ * has been failed. */
+int home_activate(const char *home, attune_store *store, const struct store_run *run, int number, const char *sha256,
+                  attune_error *err);
+/* Under the lock: the store's adapter rows follow CURRENT, which leaves a revoked adapter for its nearest clean
+ * ancestor; files of revoked adapters, of candidates whose run has failed, and leftover temporaries go. */
 int home_reconcile(const char *home, attune_store *store, attune_error *err);
 /* Milliseconds since 1970-01-01 UTC: for rows that people read, never for a decision. */
 int64_t home_now_ms(void);

@@ -12,6 +12,8 @@
 
 enum { SAMPLE_TOKENS = 256 };
 static const double CHECKPOINT_SECONDS = 0.5, GUARD = 1.15;
+/* Of the store: in slices, so that a cancel need not wait; up to this share of a time budget. */
+static const double MAINTAIN_SECONDS = 0.5, MAINTAIN_SHARE = 0.25;
 
 /* ---- adapters that a plan starts from or has to beat ---- */
 
@@ -76,9 +78,28 @@ static int check_options(const attune_job_options *o, attune_error *err) {
     return ATTUNE_OK;
 }
 
+/* Texts are needed: an encrypted store without its key is refused here. */
+static int open_store(attune_job *job, attune_error *err) {
+    attune_store_options o;
+    ATTUNE_INIT(o);
+    o.key = job->options.key;
+    o.key_file = job->options.key_file;
+    job->options.key = NULL; /* the caller's, for this call alone */
+    job->options.key_file = NULL;
+    return attune_store_open(job->home, &o, &job->store, err);
+}
+
+static int read_active(attune_job *job, attune_error *err) {
+    char sha256[65];
+    lora_destroy(job->opponent);
+    job->opponent = NULL;
+    int code = home_reconcile(job->home, job->store, err);
+    if (code == ATTUNE_OK) code = store_current_read(job->home, &job->active, NULL, NULL, err);
+    return code == ATTUNE_OK ? read_adapter(job, job->active, &job->opponent, sha256, err) : code;
+}
+
 int attune_job_open(const char *home, const attune_job_options *options, attune_job **out, attune_error *err) {
     attune_job *job = calloc(1, sizeof *job);
-    char sha256[65];
     if (!job) return error_set_memory(err, "a job", sizeof *job);
     job->lock = -1;
     job->opened = job->checkpointed = job_now();
@@ -89,16 +110,14 @@ int attune_job_open(const char *home, const attune_job_options *options, attune_
     if (code == ATTUNE_OK) code = home_lock(job->home, &job->lock, err);
     if (code == ATTUNE_OK) code = settings_read(job->home, &job->settings, err);
     if (code == ATTUNE_OK) code = kernels_select(err);
+    if (code == ATTUNE_OK) code = open_store(job, err);
     if (code == ATTUNE_OK) code = pool_create(job->options.threads, &job->pool, err);
-    if (code == ATTUNE_OK) code = store_open_path(job->home, 0, &job->store, err);
-    if (code == ATTUNE_OK) code = home_reconcile(job->home, job->store, err);
     if (code == ATTUNE_OK) code = home_model(job->home, &job->settings, FILE_MAP, &job->model, err);
     if (code == ATTUNE_OK && !job->model->chat) {
         if (err) *err = job->model->chat_error;
         code = job->model->chat_error.code;
     }
-    if (code == ATTUNE_OK) code = current_read(job->home, &job->active, NULL, NULL, err);
-    if (code == ATTUNE_OK) code = read_adapter(job, job->active, &job->opponent, sha256, err);
+    if (code == ATTUNE_OK) code = read_active(job, err);
     if (code != ATTUNE_OK) {
         attune_job_close(job);
         return code;
@@ -136,6 +155,25 @@ static int waiting(attune_job *job, const char *reason) {
     return ATTUNE_PAUSED;
 }
 
+/* An encrypted store has no token cache: that would be its texts, as good as in the clear. */
+static struct row_source row_source_of(const attune_job *job) {
+    return (struct row_source){job->store, job->model,
+                               store_encryption_get(job->store) == STORE_PLAIN ? job->home : NULL};
+}
+
+/* What recording has put off, examples above all: the first slice sees to some whatever the budget. A scrub that
+ * a reader stands in the way of is left for later. */
+static int maintain(attune_job *job, attune_error *err) {
+    for (;;) {
+        double from = job_now();
+        int code = store_maintain(job->store, MAINTAIN_SECONDS, err);
+        if (code != ATTUNE_CONTINUE) return code;
+        if (job_now() - from < 0.5 * MAINTAIN_SECONDS || atomic_load(&job->cancelled)) return ATTUNE_OK;
+        if (job->options.time_s > 0 && job_now() - job->opened > MAINTAIN_SHARE * job->options.time_s)
+            return ATTUNE_OK;
+    }
+}
+
 /* Rows that a plan would see: none with consent, or nothing new, is said before anything is measured. */
 static int check_rows(attune_job *job, attune_error *err) {
     int64_t interactions, consented, feedback, fresh;
@@ -166,7 +204,8 @@ static int measure(attune_job *job, attune_error *err) {
     struct weights weights = {job->model, job->model->layers, NULL};
     size_t tokens = 0, *rows = NULL;
     double *nll = NULL, loss, from = 0;
-    int code = plan_sample(job->store, job->model, &job->settings, SAMPLE_TOKENS, &sample, err);
+    struct row_source source = row_source_of(job);
+    int code = plan_sample(&source, &job->settings, SAMPLE_TOKENS, &sample, err);
     if (code != ATTUNE_OK || sample.n == 0) goto out;
     rows = malloc(sample.n * sizeof *rows);
     nll = malloc(sample.n * sizeof *nll);
@@ -198,11 +237,29 @@ out:
     return code;
 }
 
+/* An unfinished run that can no longer be finished as planned: its rows were deleted, or another adapter is active. */
+static int abandon(attune_job *job, struct store_run *run, const char *why, attune_error *err) {
+    snprintf(run->state, sizeof run->state, "failed");
+    snprintf(run->reason, sizeof run->reason, "%s", why);
+    int code = store_run_update(job->store, run, err);
+    if (code == ATTUNE_ERROR_STATE) code = ATTUNE_OK; /* it has failed already */
+    if (code == ATTUNE_OK) unlink(job->checkpoint);
+    plan_free(&job->plan);
+    return code;
+}
+
+static int already_swapped(void *user, attune_error *err) {
+    (void)user, (void)err;
+    return ATTUNE_OK;
+}
+
 static int make_plan(attune_job *job, attune_error *err) {
     char reason[256];
     int parent = job->options.from == ATTUNE_FROM_FRESH ? 0 : job->active;
     struct settings settings = job->settings;
-    int code = check_rows(job, err);
+    struct row_source source = row_source_of(job);
+    int code = maintain(job, err);
+    if (code == ATTUNE_OK) code = check_rows(job, err);
     if (code != ATTUNE_OK) return code;
     /* Going on from an adapter keeps its shape, whatever the settings say by now. */
     if (parent) settings.train.lora = job->opponent->config;
@@ -213,23 +270,27 @@ static int make_plan(attune_job *job, attune_error *err) {
                             .overhead = job->overhead + CHECKPOINT_SECONDS, .max_examples = job->options.max_examples};
     if (job->options.time_s > 0 && job->train_rate > 0)
         budget.seconds = fmax(job->options.time_s - (job_now() - job->opened), 0.1);
-    code = plan_make(job->store, job->model, &settings, parent, job->parent_sha256, job->active, &budget, &job->plan,
-                     reason, err);
+    code = plan_make(&source, &settings, parent, job->parent_sha256, job->active, &budget, &job->plan, reason, err);
     return code == ATTUNE_PAUSED ? waiting(job, reason) : code;
 }
 
-/* An unfinished run that can no longer be finished as planned: its rows were deleted, or another adapter is active. */
-static int abandon(attune_job *job, struct store_run *run, const char *why, attune_error *err) {
-    snprintf(run->state, sizeof run->state, "failed");
-    snprintf(run->reason, sizeof run->reason, "%s", why);
-    int code = store_run_update(job->store, run, err);
-    if (code == ATTUNE_OK) unlink(job->checkpoint);
-    plan_free(&job->plan);
-    return code;
+/* It died between CURRENT and the store: only the store is behind. */
+static int finish(attune_job *job, const struct store_run *run, attune_error *err) {
+    job->plan.row = *run;
+    job->plan.row.adapter = job->active;
+    snprintf(job->plan.row.state, sizeof job->plan.row.state, "published");
+    int code = store_publish(job->store, &job->plan.row, job->active, already_swapped, NULL, err);
+    if (code != ATTUNE_OK) return code;
+    unlink(job->checkpoint);
+    job->report.published = job->report.finished = 1;
+    job->report.adapter = job->active;
+    return ATTUNE_DONE;
 }
 
 static int find_plan(attune_job *job, int *found, attune_error *err) {
     struct store_run run;
+    struct row_source source = row_source_of(job);
+    attune_adapter_info active;
     *found = 0;
     int code = store_run_last(job->store, "unfinished", &run, err);
     if (code == ATTUNE_ERROR_NOT_FOUND) {
@@ -237,27 +298,18 @@ static int find_plan(attune_job *job, int *found, attune_error *err) {
         return ATTUNE_OK;
     }
     if (code != ATTUNE_OK) return code;
-    code = plan_load(job->store, job->model, &run, &job->plan, err);
+    ATTUNE_INIT(active);
+    if (job->active > 0 && store_adapter_get(job->store, job->active, &active, NULL) == ATTUNE_OK &&
+        strcmp(active.run, run.id) == 0 && strcmp(active.origin, "trained") == 0) {
+        *found = 1;
+        return finish(job, &run, err);
+    }
+    code = plan_load(&source, &run, &job->plan, err);
     if (code == ATTUNE_ERROR_NOT_FOUND) return abandon(job, &run, "rows of its plan are gone", err);
     if (code == ATTUNE_ERROR_FORMAT) return abandon(job, &run, "its plan cannot be read", err);
     if (code != ATTUNE_OK) return code;
     if (strcmp(run.base_sha256, job->model->sha256) != 0)
         return abandon(job, &run, "it was planned for another base model", err);
-    attune_adapter_info published;
-    ATTUNE_INIT(published);
-    int by_this_run = job->active > 0 &&
-                      store_adapter_get(job->store, job->active, &published, NULL) == ATTUNE_OK &&
-                      strcmp(published.run, run.id) == 0 && strcmp(published.origin, "trained") == 0;
-    if (by_this_run) { /* it died between CURRENT and the store: only the store is behind */
-        job->plan.row.adapter = job->active;
-        snprintf(job->plan.row.state, sizeof job->plan.row.state, "published");
-        code = store_run_update(job->store, &job->plan.row, err);
-        if (code == ATTUNE_OK) unlink(job->checkpoint);
-        job->report.published = job->report.finished = 1;
-        job->report.adapter = job->active;
-        *found = 1;
-        return code == ATTUNE_OK ? ATTUNE_DONE : code;
-    }
     if (job->plan.opponent != job->active) return abandon(job, &run, "another adapter was made active meanwhile", err);
     *found = 1;
     return create_trainer(job, &job->plan.settings, run.parent, err);
@@ -265,7 +317,9 @@ static int find_plan(attune_job *job, int *found, attune_error *err) {
 
 static int begin(attune_job *job, attune_error *err) {
     int found = 0, resumed = 0;
-    int code = find_plan(job, &found, err);
+    /* again: an app may have forgotten something since this job was opened */
+    int code = read_active(job, err);
+    if (code == ATTUNE_OK) code = find_plan(job, &found, err);
     if (code == ATTUNE_OK && !found) code = make_plan(job, err);
     if (code == ATTUNE_OK) code = phases_prepare(job, err);
     if (code == ATTUNE_OK && found) code = phases_resume(job, &resumed, err);
@@ -334,16 +388,8 @@ static int pause_job(attune_job *job, const char *why, attune_error *err) {
     return ATTUNE_PAUSED;
 }
 
-int attune_job_step(attune_job *job, attune_error *err) {
-    if (job->report.finished) return ATTUNE_DONE;
-    if (!job->planned) {
-        const char *forbidden = power_reason(job);
-        int code = forbidden ? waiting(job, forbidden) : begin(job, err);
-        if (code == ATTUNE_ERROR_CANCELLED) return waiting(job, "stopped on request before the run began");
-        if (code != ATTUNE_OK) return code;
-        tell(job);
-        return ATTUNE_CONTINUE;
-    }
+/* One unit, or the reason why there is none. */
+static int work(attune_job *job, attune_error *err) {
     const char *why = stop_reason(job);
     if (why) return pause_job(job, why, err);
     int code = phases_unit(job, err);
@@ -355,6 +401,49 @@ int attune_job_step(attune_job *job, attune_error *err) {
         if (written != ATTUNE_OK) return written;
     }
     return code;
+}
+
+/* The run was failed by forgetting: nothing that it has learned is kept, and the next step plans anew. */
+static int lost(attune_job *job, attune_error *err) {
+    struct store_run run;
+    int code = store_run_last(job->store, NULL, &run, err);
+    if (code != ATTUNE_OK) return code;
+    const char *reason = run.number == job->plan.row.number && *run.reason ? run.reason : "rows of it were forgotten";
+    phases_free(job);
+    unlink(job->checkpoint);
+    pool_cancel_clear(job->pool);
+    job->planned = 0;
+    job->tokens_recorded = job->tokens;
+    job->seconds_recorded = job_now() - job->opened;
+    snprintf(job->report.state, sizeof job->report.state, "failed");
+    snprintf(job->report.reason, sizeof job->report.reason, "%.200s; call again to plan anew", reason);
+    return ATTUNE_PAUSED;
+}
+
+static int start(attune_job *job, attune_error *err) {
+    const char *forbidden = power_reason(job);
+    *job->report.reason = 0;
+    int code = forbidden ? waiting(job, forbidden) : begin(job, err);
+    if (code == ATTUNE_ERROR_CANCELLED) return waiting(job, "stopped on request before the run began");
+    if (code != ATTUNE_OK) return code;
+    snprintf(job->report.state, sizeof job->report.state, "unfinished");
+    tell(job);
+    return ATTUNE_CONTINUE;
+}
+
+int attune_job_step(attune_job *job, attune_error *err) {
+    int alive = 0;
+    if (job->report.finished) return ATTUNE_DONE;
+    if (!job->planned) return start(job, err);
+    int code = store_run_alive(job->store, job->plan.row.number, &alive, err);
+    if (code == ATTUNE_OK && alive) code = work(job, err);
+    if (job->report.finished || (code >= 0 && alive)) return code;
+    if (code < 0) {
+        /* whatever went wrong: was it that the run was failed meanwhile, and its files removed? */
+        int known = store_run_alive(job->store, job->plan.row.number, &alive, NULL);
+        if (known != ATTUNE_OK || alive) return code;
+    }
+    return lost(job, err);
 }
 
 /* ---- reporting ---- */
@@ -415,7 +504,7 @@ int attune_job_memory(const char *home, const attune_job_options *options, uint6
     if (code == ATTUNE_OK) code = settings_read(path, &settings, err);
     if (code == ATTUNE_OK) code = kernels_select(err);
     if (code == ATTUNE_OK) code = home_model(path, &settings, FILE_MAP, &model, err);
-    if (code == ATTUNE_OK) code = current_read(path, &number, sha256, NULL, err);
+    if (code == ATTUNE_OK) code = store_current_read(path, &number, sha256, NULL, err);
     if (code == ATTUNE_OK && number) code = home_adapter_read(path, model, number, sha256, &active, err);
     if (code == ATTUNE_OK) code = unfinished_settings(path, &settings, &parent, &found, err);
     if (code == ATTUNE_OK && !found) {

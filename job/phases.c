@@ -387,14 +387,21 @@ static json_t *reals(const double *x, size_t n) {
     return array;
 }
 
+static int put_in_place(void *user, attune_error *err) { return file_writer_publish(user, err); }
+
+/* In place only while the run stands: forgetting removes the checkpoint, and none may come after it. */
 int phases_checkpoint(attune_job *job, attune_error *err) {
+    struct file_writer file = {0};
     size_t n = job->plan.n_judge;
     json_t *state = json_pack("{s:s, s:i, s:I, s:I, s:o, s:o}", "run", job->plan.row.id, "phase", job->phase, "unit",
                               (json_int_t)job->unit, "units", (json_int_t)job->units_done, "before",
                               reals(job->before, n), "after", reals(job->after, n));
     char *text = state ? json_dumps(state, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
-    int code = text ? checkpoint_write(job->trainer, text, job->checkpoint, err)
+    int code = text ? checkpoint_prepare(job->trainer, text, job->checkpoint, &file, err)
                     : error_set_memory(err, "a checkpoint's state", n * 50);
+    if (code == ATTUNE_OK)
+        code = store_while_unfinished(job->store, job->plan.row.number, put_in_place, &file, err);
+    file_writer_abandon(&file);
     free(text);
     json_decref(state);
     job->checkpointed = job_now();

@@ -24,7 +24,7 @@ struct attune_job {
     atomic_int cancelled;
 
     /* the adapters that the plan names */
-    int active;                  /* CURRENT at open */
+    int active;                  /* CURRENT when the run was planned or found */
     char parent_sha256[65];      /* of plan.row.parent */
     struct lora *start;          /* parameters of the parent, NULL: fresh */
     struct lora *opponent;       /* the active adapter, NULL: the base */
@@ -61,6 +61,7 @@ int phases_prepare(attune_job *job, attune_error *err);
 /* From the checkpoint, if there is one of this run: *found 1. One that is of no use is removed, and the reason noted:
  * the run starts again from its plan and ends in the same bytes. */
 int phases_resume(attune_job *job, int *found, attune_error *err);
+/* ATTUNE_ERROR_STATE: the run does not stand any more, and there is no checkpoint of it. */
 int phases_checkpoint(attune_job *job, attune_error *err);
 /* The run's row: how far it is, and why it stopped for now. */
 int phases_record(attune_job *job, const char *reason, attune_error *err);

@@ -1,11 +1,12 @@
 /* The plan: which rows, which of them judge, how many passes; fixed and stored before the first step.
  *
- * Prompts are split by their normalised hash, so a prompt stays on its side for good, with all its edits
- * and regenerations. With too few held-out prompts the rows are cross-fitted: each fold is judged by a
+ * Prompts are split by a hash that near-duplicates share, so a prompt stays on its side for good, with all its edits,
+ * variations and regenerations. With too few held-out prompts the rows are cross-fitted: each fold is judged by a
  * training that did not see it, and the adapter itself is trained on all of them. */
 #include "core/base/hash.h"
 #include "core/base/random.h"
 #include "job/run.h"
+#include "job/token_cache.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -18,13 +19,18 @@ enum {
     HELD_OUT_MAX = 64, /* rows: enough to judge, and no more time than that */
     FOLDS = 3,
     ENOUGH_ROWS = 256, /* of training, for one pass */
-    ROWS_MIN = 8       /* of training, when a budget is short */
+    ROWS_MIN = 8,      /* of training, when a budget is short */
+    /* The newest rows that a plan looks at: more than a night takes. One pass over so many, of 100 tokens each, is an
+     * hour at 230 tokens a second. */
+    NEWEST = 8192,
+    SAMPLE_ROWS = 64 /* to choose a sample from */
 };
 static const double JUDGING_SHARE_MAX = 0.3; /* of a time budget */
 
 void plan_free(struct plan *plan) {
     if (!plan) return;
     example_set_free(&plan->examples);
+    free(plan->origins);
     free(plan->train);
     free(plan->judge);
     free(plan->fold);
@@ -35,17 +41,28 @@ void plan_free(struct plan *plan) {
 /* ---- gathering ---- */
 
 struct gather {
-    const struct model *model;
-    size_t max_tokens;
+    struct token_cache *tokens;
     struct example_set *set;
+    struct origin *origins; /* (capacity) of the set's examples */
+    size_t capacity;
 };
+
+static int note_origin(struct gather *g, const struct store_row *row, attune_error *err) {
+    if (g->set->n > g->capacity) {
+        struct origin *grown = realloc(g->origins, g->set->capacity * sizeof *grown);
+        if (!grown) return error_set_memory(err, "a plan", g->set->capacity * sizeof *grown);
+        g->origins = grown;
+        g->capacity = g->set->capacity;
+    }
+    g->origins[g->set->n - 1] = (struct origin){row->interaction, row->other};
+    return ATTUNE_OK;
+}
+
 static int gather_row(const struct store_row *row, void *user, attune_error *err) {
     struct gather *g = user;
     int added;
-    int code = example_add(g->set, g->model, row->messages, row->n_messages, row->response, row->content_hash,
-                           row->prompt_hash, g->max_tokens, &added, err);
-    /* A row that this base cannot express (a byte that its vocabulary lacks) is left out, not the end of the night. */
-    return code == ATTUNE_ERROR_UNSUPPORTED ? ATTUNE_OK : code;
+    int code = token_cache_add(g->tokens, row, g->set, &added, err);
+    return code == ATTUNE_OK && added ? note_origin(g, row, err) : code;
 }
 
 static void drop_front(struct example_set *set, size_t n) {
@@ -58,11 +75,15 @@ static void drop_front(struct example_set *set, size_t n) {
     set->n -= n;
 }
 
-int plan_sample(attune_store *store, const struct model *model, const struct settings *settings, size_t max_tokens,
+int plan_sample(const struct row_source *source, const struct settings *settings, size_t max_tokens,
                 struct example_set *out, attune_error *err) {
     struct example_set set = {0};
-    struct gather g = {model, settings->train.max_tokens, &set};
-    int code = store_examples(store, gather_row, &g, err);
+    struct gather g = {.set = &set};
+    struct store_example_query query = {.kind = STORE_EXAMPLE_SFT, .newest = SAMPLE_ROWS};
+    int code = token_cache_open(NULL, source->model, settings->train.max_tokens, &g.tokens, err);
+    if (code == ATTUNE_OK) code = store_examples(source->store, &query, gather_row, &g, err);
+    token_cache_close(g.tokens);
+    free(g.origins);
     if (code != ATTUNE_OK) {
         example_set_free(&set);
         return code;
@@ -230,7 +251,7 @@ static void name_run(struct plan *plan, const char *parent_sha256) {
     hash_finish(&hash, plan->row.id);
 }
 
-static int store_plan(attune_store *store, struct plan *plan, attune_error *err) {
+static int store_plan(attune_store *store, struct plan *plan, char reason[256], attune_error *err) {
     size_t n = plan->n_train + (plan->folds ? 0 : plan->n_judge);
     struct store_run_example *rows = calloc(n + 1, sizeof *rows);
     if (!rows) return error_set_memory(err, "a plan's rows", n * sizeof *rows);
@@ -238,12 +259,16 @@ static int store_plan(attune_store *store, struct plan *plan, attune_error *err)
         int held_out = i >= plan->n_train;
         size_t row = held_out ? plan->judge[i - plan->n_train] : plan->train[i];
         memcpy(rows[i].content_hash, plan->examples.items[row].hash, sizeof rows[i].content_hash);
+        rows[i].interaction = plan->origins[row].interaction;
+        rows[i].other = plan->origins[row].other;
         rows[i].position = (int64_t)i;
         rows[i].held_out = held_out;
     }
     int code = store_run_begin(store, &plan->row, rows, n, err);
     free(rows);
-    return code;
+    if (code != ATTUNE_ERROR_STATE) return code;
+    snprintf(reason, 256, "what it would learn from was changed or forgotten while the run was planned; call again");
+    return ATTUNE_PAUSED;
 }
 
 static int judge_all(struct plan *plan, attune_error *err) {
@@ -263,31 +288,49 @@ static int describe(struct plan *plan, attune_error *err) {
     return ATTUNE_OK;
 }
 
-int plan_make(attune_store *store, const struct model *model, const struct settings *settings, int parent,
-              const char *parent_sha256, int opponent, const struct budget *budget, struct plan *out, char reason[256],
-              attune_error *err) {
+static void fill_row(struct plan *plan, const struct model *model, int parent) {
+    plan->row = (struct store_run){.parent = parent, .seed = plan->settings.train.seed,
+                                   .examples = (int64_t)plan->n_train, .loss_before = NAN, .loss_after = NAN,
+                                   .loss_interval = NAN};
+    snprintf(plan->row.state, sizeof plan->row.state, "unfinished");
+    snprintf(plan->row.evaluation, sizeof plan->row.evaluation, plan->folds ? "cross-fit" : "held-out");
+    snprintf(plan->row.base_sha256, sizeof plan->row.base_sha256, "%s", model->sha256);
+    plan->row.started_ms = home_now_ms();
+    plan->row.steps = (int64_t)plan_steps(plan, plan->n_train);
+    plan->row.epochs = (int64_t)ceil(plan->settings.epochs);
+}
+
+/* From rows to a run: which of them, how often, under which name. */
+static int decide(struct plan *plan, const struct model *model, int parent, const char *parent_sha256,
+                  const struct budget *budget, char reason[256], attune_error *err) {
+    int code = split(plan, budget->max_examples, reason, err);
+    if (code != ATTUNE_OK) return code;
+    if (plan->settings.epochs == 0) plan->settings.epochs = epochs_for(plan->n_train);
+    fit(plan, budget);
+    fill_row(plan, model, parent);
+    code = describe(plan, err);
+    if (code == ATTUNE_OK) code = judge_all(plan, err);
+    if (code != ATTUNE_OK) return code;
+    plan->row.held_out = (int64_t)plan->n_judge;
+    name_run(plan, parent_sha256);
+    return ATTUNE_OK;
+}
+
+int plan_make(const struct row_source *source, const struct settings *settings, int parent, const char *parent_sha256,
+              int opponent, const struct budget *budget, struct plan *out, char reason[256], attune_error *err) {
     struct plan plan = {.settings = *settings, .opponent = opponent};
-    struct gather g = {model, settings->train.max_tokens, &plan.examples};
-    int code = store_examples(store, gather_row, &g, err);
-    if (code == ATTUNE_OK) code = split(&plan, budget->max_examples, reason, err);
-    if (code != ATTUNE_OK) goto out;
-    if (plan.settings.epochs == 0) plan.settings.epochs = epochs_for(plan.n_train);
-    fit(&plan, budget);
-    plan.row = (struct store_run){.parent = parent, .seed = settings->train.seed, .examples = (int64_t)plan.n_train,
-                                  .loss_before = NAN, .loss_after = NAN, .loss_interval = NAN};
-    snprintf(plan.row.state, sizeof plan.row.state, "unfinished");
-    snprintf(plan.row.evaluation, sizeof plan.row.evaluation, plan.folds ? "cross-fit" : "held-out");
-    snprintf(plan.row.base_sha256, sizeof plan.row.base_sha256, "%s", model->sha256);
-    plan.row.started_ms = home_now_ms();
-    plan.row.steps = (int64_t)plan_steps(&plan, plan.n_train);
-    plan.row.epochs = (int64_t)ceil(plan.settings.epochs);
-    code = describe(&plan, err);
-    if (code == ATTUNE_OK) code = judge_all(&plan, err);
-    if (code != ATTUNE_OK) goto out;
-    plan.row.held_out = (int64_t)plan.n_judge;
-    name_run(&plan, parent_sha256);
-    code = store_plan(store, &plan, err);
-out:
+    struct gather g = {.set = &plan.examples};
+    struct store_example_query query = {.kind = STORE_EXAMPLE_SFT, .newest = NEWEST,
+                                        .source_cap = (int64_t)settings->source_cap,
+                                        .group_cap = (int64_t)settings->group_cap};
+    int code = token_cache_open(source->home, source->model, settings->train.max_tokens, &g.tokens, err);
+    if (code == ATTUNE_OK) token_cache_watch(g.tokens);
+    if (code == ATTUNE_OK) code = store_examples(source->store, &query, gather_row, &g, err);
+    plan.origins = g.origins;
+    if (code == ATTUNE_OK) code = decide(&plan, source->model, parent, parent_sha256, budget, reason, err);
+    if (code == ATTUNE_OK) code = store_plan(source->store, &plan, reason, err);
+    if (code == ATTUNE_OK) token_cache_keep(g.tokens, &plan.examples, source->store, plan.row.number);
+    token_cache_close(g.tokens);
     if (code != ATTUNE_OK) {
         plan_free(&plan);
         return code;
@@ -296,32 +339,34 @@ out:
     return ATTUNE_OK;
 }
 
-static int load_rows(attune_store *store, const struct model *model, struct plan *plan, attune_error *err) {
+static int load_rows(const struct row_source *source, struct token_cache *tokens, struct plan *plan,
+                     attune_error *err) {
     struct store_run_example *rows = NULL;
     size_t n = 0;
-    int code = store_run_examples(store, plan->row.number, &rows, &n, err);
+    int code = store_run_examples(source->store, plan->row.number, &rows, &n, err);
     if (code != ATTUNE_OK) return code;
     plan->train = malloc((n + 1) * sizeof *plan->train);
     plan->judge = malloc((n + 1) * sizeof *plan->judge);
     plan->order = malloc((n + 1) * sizeof *plan->order);
     if (!plan->train || !plan->judge || !plan->order)
         code = error_set_memory(err, "a plan", 3 * n * sizeof *plan->train);
-    struct gather g = {model, plan->settings.train.max_tokens, &plan->examples};
+    struct gather g = {.tokens = tokens, .set = &plan->examples};
     for (size_t i = 0; i < n && code == ATTUNE_OK; i++) {
-        code = store_example_get(store, rows[i].content_hash, gather_row, &g, err);
+        code = store_example_get(source->store, rows[i].content_hash, gather_row, &g, err);
         if (code == ATTUNE_OK && plan->examples.n != i + 1) code = ATTUNE_ERROR_NOT_FOUND;
         if (rows[i].held_out)
             plan->judge[plan->n_judge++] = i;
         else
             plan->train[plan->n_train++] = i;
     }
+    free(g.origins);
     free(rows);
     return code;
 }
 
-int plan_load(attune_store *store, const struct model *model, const struct store_run *row, struct plan *out,
-              attune_error *err) {
+int plan_load(const struct row_source *source, const struct store_run *row, struct plan *out, attune_error *err) {
     struct plan plan = {.row = *row};
+    struct token_cache *tokens = NULL;
     settings_default(&plan.settings);
     int code = settings_from_configuration(row->configuration, &plan.settings, err);
     if (code == ATTUNE_OK &&
@@ -329,8 +374,11 @@ int plan_load(attune_store *store, const struct model *model, const struct store
         code = error_set(err, ATTUNE_ERROR_FORMAT, "run", "its configuration lacks folds and opponent");
     if (code == ATTUNE_OK && (plan.folds < 0 || plan.folds > FOLDS_MAX))
         code = error_set(err, ATTUNE_ERROR_FORMAT, "run", "impossible folds: %d", plan.folds);
-    if (code == ATTUNE_OK) code = load_rows(store, model, &plan, err);
+    if (code == ATTUNE_OK)
+        code = token_cache_open(source->home, source->model, plan.settings.train.max_tokens, &tokens, err);
+    if (code == ATTUNE_OK) code = load_rows(source, tokens, &plan, err);
     if (code == ATTUNE_OK) code = judge_all(&plan, err);
+    token_cache_close(tokens);
     if (code != ATTUNE_OK) {
         plan_free(&plan);
         return code;

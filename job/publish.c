@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 struct search {
     const char *run;
@@ -44,7 +45,7 @@ static int written_before(const char *home, attune_store *store, const struct mo
     struct adapter_record record;
     struct lora *lora = NULL;
     struct stat st;
-    home_adapter_path(home, number, path);
+    store_adapter_path(home, number, path, sizeof path);
     ATTUNE_INIT(info);
     if (number < 1 || stat(path, &st) != 0) return 0;
     if (store_adapter_get(store, number, &info, NULL) != ATTUNE_ERROR_NOT_FOUND) return 0;
@@ -69,18 +70,40 @@ static int write_file(const char *home, attune_store *store, const struct model 
         snprintf(record.run, sizeof record.run, "%s", run->id);
         snprintf(record.parent_sha256, sizeof record.parent_sha256, "%s", parent_sha256);
         snprintf(record.configuration, sizeof record.configuration, "%s", run->configuration);
-        home_adapter_path(home, number, path);
+        store_adapter_path(home, number, path, sizeof path);
         code = adapter_write(lora, model, &record, path, "adapter", info->sha256, err);
         if (code != ATTUNE_OK) return code;
     }
-    home_adapter_path(home, number, path);
+    store_adapter_path(home, number, path, sizeof path);
     if (stat(path, &st) != 0) return error_set_errno(err, path, "cannot look at the adapter just written");
     info->number = number;
     info->bytes = st.st_size;
     return ATTUNE_OK;
 }
 
-/* File -> row (candidate) -> CURRENT -> rows (active; run published). CURRENT is the moment that counts. */
+/* Nothing that has learned from forgotten rows stays. Forgetting has seen to it where it found the adapter's row. */
+static void take_back(const char *home, attune_store *store, int number) {
+    char path[HOME_PATH_MAX + 32];
+    store_adapter_path(home, number, path, sizeof path);
+    unlink(path);
+    (void)store_adapter_state_set(store, number, "revoked", NULL); /* else home_reconcile sees to it */
+}
+
+static void describe(const struct lora *lora, const struct store_run *run, attune_adapter_info *info) {
+    info->parent = run->parent;
+    snprintf(info->state, sizeof info->state, "candidate");
+    snprintf(info->origin, sizeof info->origin, "trained");
+    snprintf(info->run, sizeof info->run, "%s", run->id);
+    info->created_ms = run->ended_ms;
+    info->examples = run->examples;
+    info->rank = (int)lora->config.rank;
+    info->alpha = (double)lora->config.alpha;
+    info->loss_before = run->loss_before;
+    info->loss_after = run->loss_after;
+}
+
+/* File -> row (candidate) -> one transaction in which CURRENT is swapped, the rows follow, and no forgetting can come
+ * between. CURRENT is the moment that counts. */
 int publish_adapter(const char *home, attune_store *store, const struct model *model, const struct lora *lora,
                     const char *parent_sha256, struct store_run *run, attune_error *err) {
     attune_adapter_info info;
@@ -92,23 +115,14 @@ int publish_adapter(const char *home, attune_store *store, const struct model *m
         ATTUNE_INIT(info);
         code = write_file(home, store, model, lora, parent_sha256, run, &info, err);
         if (code != ATTUNE_OK) return code;
-        info.parent = run->parent;
-        snprintf(info.state, sizeof info.state, "candidate");
-        snprintf(info.origin, sizeof info.origin, "trained");
-        snprintf(info.run, sizeof info.run, "%s", run->id);
-        info.created_ms = run->ended_ms;
-        info.examples = run->examples;
-        info.rank = (int)lora->config.rank;
-        info.alpha = (double)lora->config.alpha;
-        info.loss_before = run->loss_before;
-        info.loss_after = run->loss_after;
+        describe(lora, run, &info);
         code = store_adapter_put(store, &info, run->number, err);
     }
-    if (code == ATTUNE_OK) code = current_write(home, info.number, info.sha256, err);
-    if (code == ATTUNE_OK) code = store_adapter_activate(store, info.number, err);
+    fault_point("publish.swap.before");
+    if (code == ATTUNE_OK) code = home_activate(home, store, run, info.number, info.sha256, err);
+    if (code == ATTUNE_ERROR_STATE && !found) take_back(home, store, info.number);
     if (code != ATTUNE_OK) return code;
-    fault_point("publish.done.before");
     run->adapter = info.number;
     snprintf(run->state, sizeof run->state, "published");
-    return store_run_update(store, run, err);
+    return ATTUNE_OK;
 }

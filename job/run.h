@@ -14,12 +14,25 @@
 
 enum { FOLDS_MAX = 4 };
 
+/* Where the rows of a plan come from. */
+struct row_source {
+    attune_store *store;
+    const struct model *model;
+    const char *home; /* whose cache/tokens.gguf spares tokenizing; NULL: none */
+};
+
+/* The interactions that an example was derived from. */
+struct origin {
+    int64_t interaction, other;
+};
+
 struct plan {
     struct store_run row;
     struct settings settings;   /* of the run: epochs as planned */
     int opponent;               /* adapter that was active when it was planned: the one to beat */
     int folds;                  /* 0: held-out rows judge; else cross-fitting */
     struct example_set examples;
+    struct origin *origins;     /* (examples.n); NULL in a plan that was loaded */
     size_t *train, n_train;     /* rows of `examples` that the final training takes, oldest first */
     size_t *judge, n_judge;     /* rows that judge: held-out, or all of train when cross-fitting */
     int *fold;                  /* (n_train) of each train row; NULL without folds */
@@ -37,16 +50,15 @@ struct budget {
 /* What a plan over these rates takes, in seconds. */
 double plan_seconds(const struct plan *plan, const struct budget *budget);
 /* parent: adapter to start from (0: fresh), opponent: the active one. Chooses rows, split, epochs; writes the run and
- * its rows into the store. ATTUNE_PAUSED and a reason: there is nothing to train on yet. */
-int plan_make(attune_store *store, const struct model *model, const struct settings *settings, int parent,
-              const char *parent_sha256, int opponent, const struct budget *budget, struct plan *out, char reason[256],
-              attune_error *err);
+ * its rows into the store. ATTUNE_PAUSED and a reason: there is nothing to train on yet, or it was forgotten
+ * meanwhile. */
+int plan_make(const struct row_source *source, const struct settings *settings, int parent, const char *parent_sha256,
+              int opponent, const struct budget *budget, struct plan *out, char reason[256], attune_error *err);
 /* A few rows to measure the machine with, before the plan: up to max_tokens, the newest. n 0: there are none. */
-int plan_sample(attune_store *store, const struct model *model, const struct settings *settings, size_t max_tokens,
+int plan_sample(const struct row_source *source, const struct settings *settings, size_t max_tokens,
                 struct example_set *out, attune_error *err);
 /* An unfinished run's plan, out of the store. ATTUNE_ERROR_NOT_FOUND: its rows are gone: abandon it. */
-int plan_load(attune_store *store, const struct model *model, const struct store_run *row, struct plan *out,
-              attune_error *err);
+int plan_load(const struct row_source *source, const struct store_run *row, struct plan *out, attune_error *err);
 /* Steps of training over n rows. */
 size_t plan_steps(const struct plan *plan, size_t n);
 /* Rows of optimizer step `step` over rows[0..n): out holds up to `batch`; returns how many. */
@@ -65,8 +77,9 @@ struct verdict {
 void gate_judge(const double *before, const double *after, const size_t *tokens, size_t n, struct verdict *out);
 
 /* ---- publishing ---- */
-/* Under the lock. File, row, CURRENT, rows again: at whatever point it dies, the next call with the same run
- * ends in the same state. */
+/* Under the lock. File, row, then CURRENT and the rows again as one: at whatever point it dies, the next call with the
+ * same run ends in the same state. ATTUNE_ERROR_STATE: what it learned from was forgotten meanwhile; nothing is left of
+ * it. */
 int publish_adapter(const char *home, attune_store *store, const struct model *model, const struct lora *lora,
                     const char *parent_sha256, struct store_run *run, attune_error *err);
 

@@ -21,7 +21,7 @@ static int choose(const char *home, const char *adapter, struct choice *out, att
     int active;
     char *end, sha256[65];
     *out = (struct choice){.number = 0};
-    int code = current_read(home, &active, sha256, out->current, err);
+    int code = store_current_read(home, &active, sha256, out->current, err);
     if (code != ATTUNE_OK) return code;
     if (!adapter || strcmp(adapter, "active") == 0) {
         out->number = active;
@@ -39,7 +39,7 @@ static int choose(const char *home, const char *adapter, struct choice *out, att
             out->number = -1;
         }
     }
-    if (out->number > 0) home_adapter_path(home, out->number, out->path);
+    if (out->number > 0) store_adapter_path(home, out->number, out->path, sizeof out->path);
     if (out->number > 0 && out->number == active) memcpy(out->sha256, sha256, sizeof sha256);
     return ATTUNE_OK;
 }
@@ -82,7 +82,7 @@ int attune_engine_is_stale(const attune_engine *engine) {
     int number;
     char text[128];
     if (!engine || !*engine->home) return 0;
-    if (current_read(engine->home, &number, NULL, text, NULL) != ATTUNE_OK) return 0;
+    if (store_current_read(engine->home, &number, NULL, text, NULL) != ATTUNE_OK) return 0;
     return strcmp(text, engine->current) != 0;
 }
 

@@ -16,6 +16,8 @@ void settings_default(struct settings *s) {
     *s = (struct settings){.merge = MERGE_F16,
                            .shuffle = 1,
                            .held_out = 0.1,
+                           .source_cap = 4096,
+                           .group_cap = 8,
                            .memory = 600u << 20,
                            .checkpoint_seconds = 60,
                            .charger_required = 1,
@@ -24,47 +26,53 @@ void settings_default(struct settings *s) {
 }
 
 enum kind { TEXT, REAL, COUNT, SEED, BYTES, CHOICE, TARGETS, MERGE };
+/* Whether a key is part of a run's configuration. Those that came later may be missing in a stored one. */
+enum recipe { NO_RECIPE, RECIPE, RECIPE_LATER };
 struct key {
     const char *name;
     enum kind kind;
     size_t offset, size;
     double low, high;
     const char *choices; /* "a|b": values 0, 1 */
-    int recipe;          /* part of a run's configuration */
+    enum recipe recipe;
     const char *comment;
 };
 #define AT(field) offsetof(struct settings, field), sizeof(((struct settings *)0)->field)
 static const struct key keys[] = {
-    {"base", TEXT, AT(base), 0, 0, NULL, 0, "the base model, a GGUF file, and its sha256"},
-    {"base_sha256", TEXT, AT(base_sha256), 0, 0, NULL, 0, NULL},
-    {"merge", MERGE, AT(merge), 0, 0, NULL, 1,
+    {"base", TEXT, AT(base), 0, 0, NULL, NO_RECIPE, "the base model, a GGUF file, and its sha256"},
+    {"base_sha256", TEXT, AT(base_sha256), 0, 0, NULL, NO_RECIPE, NULL},
+    {"merge", MERGE, AT(merge), 0, 0, NULL, RECIPE,
      "how an adapter is merged when it is loaded: none, f16, q8 or same (docs/cli.md)"},
-    {"rank", COUNT, AT(train.lora.rank), 1, LORA_RANK_MAX, NULL, 1, "the adapter: rank, alpha, and which layers"},
-    {"alpha", REAL, AT(train.lora.alpha), 0.001, 65536, NULL, 1, NULL},
-    {"targets", TARGETS, AT(train.lora.targets), 0, 0, NULL, 1, NULL},
-    {"dropout", REAL, AT(train.dropout), 0, 0.95, NULL, 1, NULL},
-    {"learning_rate", REAL, AT(train.learning_rate), 0, 1, NULL, 1, "AdamW and its schedule: cosine or constant"},
-    {"schedule", CHOICE, AT(train.schedule), 0, 0, "constant|cosine", 1, NULL},
-    {"warmup", REAL, AT(train.warmup), 0, 1, NULL, 1, NULL},
-    {"beta1", REAL, AT(train.beta1), 0, 0.9999, NULL, 1, NULL},
-    {"beta2", REAL, AT(train.beta2), 0, 0.999999, NULL, 1, NULL},
-    {"epsilon", REAL, AT(train.epsilon), 1e-20, 1, NULL, 1, NULL},
-    {"weight_decay", REAL, AT(train.weight_decay), 0, 10, NULL, 1, NULL},
-    {"clip", REAL, AT(train.clip), 0, 1e6, NULL, 1, "largest norm of a step's gradient; 0: off"},
-    {"batch", COUNT, AT(train.batch), 1, 1024, NULL, 1, "conversations a step"},
-    {"epochs", REAL, AT(epochs), 0, 100, NULL, 1,
+    {"rank", COUNT, AT(train.lora.rank), 1, LORA_RANK_MAX, NULL, RECIPE, "the adapter: rank, alpha, and which layers"},
+    {"alpha", REAL, AT(train.lora.alpha), 0.001, 65536, NULL, RECIPE, NULL},
+    {"targets", TARGETS, AT(train.lora.targets), 0, 0, NULL, RECIPE, NULL},
+    {"dropout", REAL, AT(train.dropout), 0, 0.95, NULL, RECIPE, NULL},
+    {"learning_rate", REAL, AT(train.learning_rate), 0, 1, NULL, RECIPE, "AdamW and its schedule: cosine or constant"},
+    {"schedule", CHOICE, AT(train.schedule), 0, 0, "constant|cosine", RECIPE, NULL},
+    {"warmup", REAL, AT(train.warmup), 0, 1, NULL, RECIPE, NULL},
+    {"beta1", REAL, AT(train.beta1), 0, 0.9999, NULL, RECIPE, NULL},
+    {"beta2", REAL, AT(train.beta2), 0, 0.999999, NULL, RECIPE, NULL},
+    {"epsilon", REAL, AT(train.epsilon), 1e-20, 1, NULL, RECIPE, NULL},
+    {"weight_decay", REAL, AT(train.weight_decay), 0, 10, NULL, RECIPE, NULL},
+    {"clip", REAL, AT(train.clip), 0, 1e6, NULL, RECIPE, "largest norm of a step's gradient; 0: off"},
+    {"batch", COUNT, AT(train.batch), 1, 1024, NULL, RECIPE, "conversations a step"},
+    {"epochs", REAL, AT(epochs), 0, 100, NULL, RECIPE,
      "passes over the rows, 0: by their number, 3 for a few and 1 from 256 on; a time budget may allow fewer"},
-    {"order", CHOICE, AT(shuffle), 0, 0, "recorded|shuffled", 1, NULL},
-    {"max_tokens", COUNT, AT(train.max_tokens), 16, 1 << 20, NULL, 1, "longer texts are cut there"},
-    {"micro_tokens", COUNT, AT(train.micro_tokens), 16, 1 << 20, NULL, 1, "tokens that go through the layers together"},
-    {"held_out", REAL, AT(held_out), 0.01, 0.5, NULL, 1, "share of prompts that judge and are never trained on"},
-    {"seed", SEED, AT(train.seed), 0, 0, NULL, 1, NULL},
-    {"checkpoint_seconds", REAL, AT(checkpoint_seconds), 0, 86400, NULL, 0,
+    {"order", CHOICE, AT(shuffle), 0, 0, "recorded|shuffled", RECIPE, NULL},
+    {"max_tokens", COUNT, AT(train.max_tokens), 16, 1 << 20, NULL, RECIPE, "longer texts are cut there"},
+    {"micro_tokens", COUNT, AT(train.micro_tokens), 16, 1 << 20, NULL, RECIPE,
+     "tokens that go through the layers together"},
+    {"held_out", REAL, AT(held_out), 0.01, 0.5, NULL, RECIPE, "share of prompts that judge and are never trained on"},
+    {"source_cap", COUNT, AT(source_cap), 0, 1 << 20, NULL, RECIPE_LATER,
+     "of one app and source the newest so many rows are learned from, of near-duplicate prompts so many; 0: all"},
+    {"group_cap", COUNT, AT(group_cap), 0, 1 << 20, NULL, RECIPE_LATER, NULL},
+    {"seed", SEED, AT(train.seed), 0, 0, NULL, RECIPE, NULL},
+    {"checkpoint_seconds", REAL, AT(checkpoint_seconds), 0, 86400, NULL, NO_RECIPE,
      "progress is written no more often than this"},
-    {"memory", BYTES, AT(memory), 0, 0, NULL, 0, "ceiling of resident memory while training"},
-    {"charger", CHOICE, AT(charger_required), 0, 0, "ignored|required", 0,
+    {"memory", BYTES, AT(memory), 0, 0, NULL, NO_RECIPE, "ceiling of resident memory while training"},
+    {"charger", CHOICE, AT(charger_required), 0, 0, "ignored|required", NO_RECIPE,
      "when a run may start (train --now skips both)"},
-    {"battery_min", COUNT, AT(battery_min), 0, 100, NULL, 0, NULL},
+    {"battery_min", COUNT, AT(battery_min), 0, 100, NULL, NO_RECIPE, NULL},
 };
 enum { N_KEYS = sizeof keys / sizeof *keys };
 
@@ -290,11 +298,49 @@ int settings_write(const char *home, const struct settings *s, attune_error *err
     return file_write_atomic(path, "settings", text, n, err);
 }
 
+/* Where the line of the key `base` begins, and its length; 0: there is none. */
+static size_t find_base_line(const unsigned char *text, size_t size, size_t *at) {
+    for (size_t from = 0, n; from < size; from += n + 1) {
+        n = 0;
+        while (from + n < size && text[from + n] != '\n') n++;
+        size_t skip = 0;
+        while (skip < n && isspace(text[from + skip])) skip++;
+        if (n - skip < 4 || memcmp(text + from + skip, "base", 4) != 0) continue;
+        skip += 4;
+        while (skip < n && isspace(text[from + skip])) skip++;
+        if (skip == n || text[from + skip] != '=') continue;
+        *at = from;
+        return n;
+    }
+    return 0;
+}
+
+int settings_base_change(const char *home, const char *base, attune_error *err) {
+    char path[HOME_PATH_MAX];
+    struct file_bytes file;
+    struct file_writer writer = {0};
+    size_t at = 0;
+    int code = home_file(home, "attune.conf", path, err);
+    if (code == ATTUNE_OK) code = file_bytes_open(path, FILE_READ, 1 << 20, &file, err);
+    if (code != ATTUNE_OK) return code;
+    size_t n = find_base_line(file.data, file.size, &at);
+    if (n == 0) code = error_set(err, ATTUNE_ERROR_FORMAT, path, "base must be set; attune init writes it");
+    if (code == ATTUNE_OK) code = file_writer_open(path, "settings", &writer, err);
+    if (code == ATTUNE_OK) code = file_writer_add(&writer, file.data, at, err);
+    if (code == ATTUNE_OK) code = file_writer_add(&writer, "base = ", 7, err);
+    if (code == ATTUNE_OK) code = file_writer_add(&writer, base, strlen(base), err);
+    if (code == ATTUNE_OK) code = file_writer_add(&writer, file.data + at + n, file.size - at - n, err);
+    if (code == ATTUNE_OK) code = file_writer_publish(&writer, err);
+    file_writer_abandon(&writer);
+    file_bytes_close(&file);
+    return code;
+}
+
 void settings_configuration(const struct settings *s, char *out, size_t size) {
     size_t n = (size_t)snprintf(out, size, "{");
     char value[512];
     for (size_t k = 0; k < N_KEYS; k++) {
-        if (!keys[k].recipe) continue;
+        if (keys[k].recipe == NO_RECIPE) continue;
         value_text(&keys[k], s, value, sizeof value);
         n += (size_t)snprintf(out + n, size - n, "%s\"%s\": \"%s\"", n > 1 ? ", " : "", keys[k].name, value);
     }
@@ -307,7 +353,7 @@ int settings_from_configuration(const char *text, struct settings *s, attune_err
                                       : error_set(err, ATTUNE_ERROR_FORMAT, "run", "its configuration is not JSON");
     for (size_t k = 0; k < N_KEYS && code == ATTUNE_OK; k++) {
         const char *value = json_string_value(json_object_get(object, keys[k].name));
-        if (!keys[k].recipe) continue;
+        if (keys[k].recipe == NO_RECIPE || (keys[k].recipe == RECIPE_LATER && !value)) continue;
         code = value ? set_value(&keys[k], value, s, "run", err)
                      : error_set(err, ATTUNE_ERROR_FORMAT, "run", "its configuration lacks %s", keys[k].name);
     }

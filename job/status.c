@@ -56,7 +56,7 @@ int attune_home_status(const char *home, attune_status *status, attune_error *er
     ATTUNE_INIT(s);
     int code = home_resolve(home, s.home, err);
     if (code == ATTUNE_OK) code = settings_read(s.home, &settings, err);
-    if (code == ATTUNE_OK) code = current_read(s.home, &s.active_adapter, NULL, NULL, err);
+    if (code == ATTUNE_OK) code = store_current_read(s.home, &s.active_adapter, NULL, NULL, err);
     if (code == ATTUNE_OK) code = store_open_path(s.home, 0, &store, err);
     if (code != ATTUNE_OK) return code;
     snprintf(s.base_path, sizeof s.base_path, "%s", settings.base);
@@ -146,6 +146,16 @@ static void check_adapters(struct check_adapters *adapters, attune_store *store)
             "it names an adapter that the store does not know; choose another with: attune adapters use N (or base)");
 }
 
+static void check_encryption(struct check *check, const attune_store *store) {
+    switch (store_encryption_get(store)) {
+    case STORE_PLAIN: report(check, 0, "encryption", "none: the texts are protected by the file system alone"); break;
+    case STORE_UNLOCKED: report(check, 0, "encryption", "texts are encrypted, and the key is there"); break;
+    case STORE_SEALED:
+        report(check, 0, "encryption", "texts are encrypted; whoever reads, writes or trains has to bring the key");
+        break;
+    }
+}
+
 /* adapters NULL: without the base they cannot be looked at. */
 static void check_store(struct check *check, const char *home, struct check_adapters *adapters) {
     attune_store *store = NULL;
@@ -168,6 +178,7 @@ static void check_store(struct check *check, const char *home, struct check_adap
         if (interactions > 0 && consented == 0)
             report(check, 1, "consent", "no interaction has consent to train: nothing will be learned");
     }
+    check_encryption(check, store);
     if (adapters) check_adapters(adapters, store);
     attune_store_close(store);
 }
@@ -204,7 +215,7 @@ static void check_home(struct check *check, const char *home) {
                    "another file than this home was made for; put the old one back, or make a new home");
         model_set_hash(model, settings.base_sha256);
     }
-    if (current_read(home, &adapters.current, current_sha256, NULL, &e) != ATTUNE_OK)
+    if (store_current_read(home, &adapters.current, current_sha256, NULL, &e) != ATTUNE_OK)
         report_error(check, "CURRENT", &e);
     adapters.model = model;
     check_store(check, home, model ? &adapters : NULL);

@@ -61,7 +61,7 @@ int attune_adapter_list(const char *home, attune_adapter_callback callback, void
     struct listing listing = {.callback = callback, .user = user};
     int code = open_home(home, 0, &o, err);
     if (code != ATTUNE_OK) return code;
-    code = current_read(o.home, &listing.current, NULL, NULL, err);
+    code = store_current_read(o.home, &listing.current, NULL, NULL, err);
     if (code == ATTUNE_OK) code = store_adapters(o.store, list_one, &listing, err);
     close_home(&o);
     return code;
@@ -83,7 +83,7 @@ int attune_adapter_get(const char *home, int number, attune_adapter_info *out, a
     int code = open_home(home, 0, &o, err);
     if (code != ATTUNE_OK) return code;
     code = find(&o, number, &info, err);
-    if (code == ATTUNE_OK) code = current_read(o.home, &current, NULL, NULL, err);
+    if (code == ATTUNE_OK) code = store_current_read(o.home, &current, NULL, NULL, err);
     if (code == ATTUNE_OK) as_current_says(&info, current);
     if (code == ATTUNE_OK) code = options_write(out, &info, sizeof info, "attune_adapter_info", err);
     close_home(&o);
@@ -114,8 +114,7 @@ static int use(struct opened *o, int number, attune_error *err) {
     struct lora *lora = NULL;
     attune_adapter_info info = {.sha256 = ""};
     int code = number ? read_version(o, number, &model, &lora, &info, err) : ATTUNE_OK;
-    if (code == ATTUNE_OK) code = current_write(o->home, number, info.sha256, err);
-    if (code == ATTUNE_OK) code = store_adapter_activate(o->store, number, err);
+    if (code == ATTUNE_OK) code = home_activate(o->home, o->store, NULL, number, info.sha256, err);
     lora_destroy(lora);
     model_close(model);
     return code;
@@ -137,22 +136,15 @@ int attune_adapter_rollback(const char *home, int *now, attune_error *err) {
     int current, parent = 0;
     int code = open_home(home, 1, &o, err);
     if (code != ATTUNE_OK) return code;
-    code = current_read(o.home, &current, NULL, NULL, err);
+    code = store_current_read(o.home, &current, NULL, NULL, err);
     if (code == ATTUNE_OK && current == 0)
         code = error_set(err, ATTUNE_ERROR_STATE, NULL, "the base is active: there is nothing to roll back to");
     if (code == ATTUNE_OK) code = find(&o, current, &info, err);
-    if (code == ATTUNE_OK) {
-        parent = info.parent;
-        /* over revoked ones, to the nearest that may be used */
-        while (parent && code == ATTUNE_OK) {
-            code = find(&o, parent, &info, err);
-            if (code == ATTUNE_OK && strcmp(info.state, "revoked") != 0) break;
-            if (code == ATTUNE_OK && info.parent >= parent)
-                code = error_set(err, ATTUNE_ERROR_FORMAT, NULL, "adapter %d has the parent %d, which is younger",
-                                 parent, info.parent);
-            parent = info.parent;
-        }
-    }
+    if (code == ATTUNE_OK && info.parent >= current)
+        code = error_set(err, ATTUNE_ERROR_FORMAT, NULL, "adapter %d has the parent %d, which is younger", current,
+                         info.parent);
+    /* over revoked ones, to the nearest that may be used */
+    if (code == ATTUNE_OK) code = home_clean_ancestor(o.store, info.parent, &parent, err);
     if (code == ATTUNE_OK) code = use(&o, parent, err);
     if (code == ATTUNE_OK && now) *now = parent;
     close_home(&o);
@@ -181,7 +173,7 @@ int attune_adapter_export(const char *home, int number, const char *format, cons
     if (code == ATTUNE_OK && peft) {
         code = peft_export(lora, model, path, err);
     } else if (code == ATTUNE_OK) {
-        home_adapter_path(o.home, number, from);
+        store_adapter_path(o.home, number, from, sizeof from);
         code = file_bytes_open(from, FILE_READ, SIZE_MAX, &file, err);
         if (code == ATTUNE_OK) {
             code = file_writer_open(path, "export", &writer, err);
@@ -225,7 +217,7 @@ int attune_adapter_import(const char *home, const char *path, int *number, attun
     if (code != ATTUNE_OK) goto out;
     snprintf(record.origin, sizeof record.origin, "imported");
     snprintf(record.base_sha256, sizeof record.base_sha256, "%s", model->sha256);
-    home_adapter_path(o.home, info.number, to);
+    store_adapter_path(o.home, info.number, to, sizeof to);
     code = adapter_write(lora, model, &record, to, "adapter", info.sha256, err);
     if (code != ATTUNE_OK) goto out;
     if (stat(to, &st) == 0) info.bytes = st.st_size;

@@ -204,11 +204,13 @@ static inline void import_rows(struct homes *f, size_t from, size_t n) {
     attune_store_close(store);
 }
 
-/* Statements into store.db, beside attune. */
+/* Statements into store.db, beside attune. What changes a row that examples were derived from has to put it into
+ * `touched`. */
 static inline void sql(const struct homes *f, const char *statements) {
     sqlite3 *db = NULL;
     char *message = NULL;
     assert_int_equal(sqlite3_open(in_home(f, "store.db"), &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "PRAGMA foreign_keys = ON", NULL, NULL, NULL), SQLITE_OK);
     if (sqlite3_exec(db, statements, NULL, NULL, &message) != SQLITE_OK) fail_msg("%s: %s", statements, message);
     sqlite3_close(db);
 }
@@ -282,6 +284,63 @@ static inline const char *adapter_path(const struct homes *f, int number) {
     char name[32];
     snprintf(name, sizeof name, "adapters/%d.gguf", number);
     return in_home(f, name);
+}
+
+/* ---- runs that are cut off ---- */
+
+static inline void make_quick_home(struct homes *f, size_t rows) {
+    make_home(f, TINY_BASE, 1);
+    import_rows(f, 0, rows);
+}
+
+/* A job that stops itself after so many units of work. */
+struct stopper {
+    attune_job *job;
+    long units, seen;
+};
+static inline void stop_after(const attune_progress *progress, void *user) {
+    struct stopper *stopper = user;
+    (void)progress;
+    if (++stopper->seen > stopper->units) attune_job_cancel(stopper->job); /* the first call is about the plan */
+}
+
+/* Up to `units` units of the home's run, then a pause. The last code. */
+static inline int run_units(struct homes *f, long units, attune_job_options options, attune_job_report *report) {
+    struct stopper stopper = {.units = units};
+    options.on_progress = stop_after;
+    options.user = &stopper;
+    int code;
+    OK(attune_job_open(f->home, &options, &stopper.job, &f->err));
+    do code = attune_job_step(stopper.job, &f->err);
+    while (code == ATTUNE_CONTINUE);
+    if (report) {
+        ATTUNE_INIT(*report);
+        OK(attune_job_report_get(stopper.job, report, &f->err));
+    }
+    attune_job_close(stopper.job);
+    return code;
+}
+static inline void pause_after(struct homes *f, long units) {
+    attune_job_report report;
+    GIVES(run_units(f, units, job_options(), &report), ATTUNE_PAUSED);
+    assert_string_equal(report.state, "unfinished");
+    assert_non_null(strstr(report.reason, "stopped on request"));
+    assert_int_equal(report.finished, 0);
+    assert_true(exists(in_home(f, "checkpoint.gguf")));
+    assert_string_equal(sql_text(f, "SELECT state FROM run ORDER BY number DESC"), "unfinished");
+}
+
+/* What the same rows and settings end in when nobody disturbs them: a file in the folder. */
+static inline const char *undisturbed(struct homes *f) {
+    static char path[256];
+    snprintf(path, sizeof path, "%s/undisturbed.gguf", f->folder);
+    shell("cp -a %s %s/kept", f->home, f->folder);
+    GIVES(run_job(f, &(attune_job_options){.size = sizeof(attune_job_options), .now = 1, .threads = 1}, NULL),
+          ATTUNE_DONE);
+    int number = home_status(f).active_adapter;
+    assert_true(number > 0);
+    shell("cp %s %s && rm -rf %s && mv %s/kept %s", adapter_path(f, number), path, f->home, f->folder, f->home);
+    return path;
 }
 
 /* A child that holds the home's lock until release_lock; it says so through a pipe. */

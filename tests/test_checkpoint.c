@@ -333,6 +333,42 @@ static void test_faults(void **state) {
     trainer_destroy(found);
 }
 
+/* Written, but not in place until the caller says so; abandoned, it was never there. */
+static void test_prepared(void **state) {
+    const struct tiny *tiny = *state;
+    struct train_config config = tiny_config();
+    struct trainer *old = tiny_trainer(tiny, &config), *new = tiny_trainer(tiny, &config);
+    struct trainer *found = tiny_trainer(tiny, &config);
+    struct file_writer file = {0};
+    tiny_step(old, tiny, 0);
+    tiny_step(new, tiny, 1);
+    empty_folder();
+    OK(checkpoint_prepare(new, "new", path, &file, &err));
+    assert_int_equal(access(path, F_OK), -1);
+    assert_int_equal(leftovers(), 1);
+    file_writer_abandon(&file);
+    assert_int_equal(leftovers(), 0);
+    OK(checkpoint_write(old, "old", path, &err));
+    OK(checkpoint_prepare(new, "new", path, &file, &err));
+    read_back(found, "old");
+    assert_same_state(found, old);
+    OK(file_writer_publish(&file, &err));
+    read_back(found, "new");
+    assert_same_state(found, new);
+    assert_int_equal(leftovers(), 0);
+    /* a failure hands out nothing */
+    file = (struct file_writer){.fd = 77};
+    setenv("ATTUNE_FAULT", "checkpoint.fsync.before:fail", 1);
+    assert_int_equal(checkpoint_prepare(new, "later", path, &file, NULL), ATTUNE_ERROR_IO);
+    unsetenv("ATTUNE_FAULT");
+    assert_int_equal(file.fd, 77);
+    assert_int_equal(leftovers(), 0);
+    read_back(found, "new");
+    trainer_destroy(old);
+    trainer_destroy(new);
+    trainer_destroy(found);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
@@ -343,6 +379,7 @@ int main(void) {
         cmocka_unit_test(test_values_that_are_not_finite),
         cmocka_unit_test(test_another_kind_of_file),
         cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_prepared),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -2,7 +2,7 @@
 #include "tests/tiny_training.h"
 
 static const char HASH[] = "00000000000000ff000000000000000000000000000000000000000000000000";
-static const char PROMPT_HASH[] = "aaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbccccccccccccccccdddddddddddddddd";
+static const char PROMPT_HASH[] = "aaaabbbbccccdddd";
 
 static struct model *model;
 static int setup(void **state) {

@@ -24,7 +24,11 @@ static void test_content_hash(void **state) {
 
 static void prompt_hash(const char *text, char hex[HASH_HEX_SIZE]) {
     attune_message messages[] = {{"system", "s"}, {"user", text}, {"assistant", "a"}, {"user", "later"}};
-    assert_int_equal(store_prompt_hash(messages, 4, hex, NULL), ATTUNE_OK);
+    char *normalised = NULL;
+    size_t n;
+    assert_int_equal(store_prompt_normalise(messages, 4, &normalised, &n, NULL), ATTUNE_OK);
+    store_prompt_hash(normalised, n, hex);
+    free(normalised);
 }
 
 static void test_prompt_hash(void **state) {

@@ -929,6 +929,27 @@ static void an_existing_version_stays(void **state) {
     gguf_writer_destroy(w);
 }
 
+/* Into a file that the caller has opened: it is the caller who puts it in place. */
+static void written_but_not_published(void **state) {
+    (void)state;
+    struct gguf_writer *w;
+    struct file_writer file = {0};
+    char written[65], published[65];
+    assert_int_equal(gguf_writer_create(&w, NULL), ATTUNE_OK);
+    put_sample(w);
+    assert_int_equal(file_writer_open(path, "test", &file, NULL), ATTUNE_OK);
+    assert_int_equal(gguf_writer_write(w, &file, written, NULL), ATTUNE_OK);
+    assert_int_equal(access(path, F_OK), -1);
+    assert_int_equal(access(file.temporary, F_OK), 0);
+    file_writer_abandon(&file); /* the folder is found empty in the end */
+    assert_int_equal(file_writer_open(path, "test", &file, NULL), ATTUNE_OK);
+    assert_int_equal(gguf_writer_write(w, &file, NULL, NULL), ATTUNE_OK);
+    assert_int_equal(file_writer_publish(&file, NULL), ATTUNE_OK);
+    assert_int_equal(gguf_writer_publish(w, path, "test", 0, published, NULL), ATTUNE_OK);
+    assert_string_equal(written, published);
+    gguf_writer_destroy(w);
+}
+
 static void a_lying_disk_is_found_out(void **state) {
     (void)state;
     struct gguf_writer *w;
@@ -1043,6 +1064,7 @@ int main(void) {
         IN_FOLDER(an_empty_file_round_trips),
         IN_FOLDER(bad_puts_surface_when_published),
         IN_FOLDER(an_existing_version_stays),
+        IN_FOLDER(written_but_not_published),
         IN_FOLDER(a_lying_disk_is_found_out),
         IN_FOLDER(each_failing_write_leaves_nothing),
         IN_FOLDER(each_failing_allocation_of_the_writer),

@@ -596,6 +596,83 @@ static void test_doctor_home(void **state) {
     assert_non_null(strstr(found.text, "2 base: "));
 }
 
+/* ---- the key of an encrypted home ---- */
+
+static void test_key_file(void **state) {
+    struct homes *f = *state;
+    attune_home_options options;
+    attune_store *store = NULL;
+    attune_error e;
+    char folder[256];
+    ATTUNE_INIT(options);
+    options.consent = 1;
+    options.key_file = in_folder(f, "keys/../key");
+    FAILS(attune_home_init(f->home, TINY_BASE, &options, &f->err), ATTUNE_ERROR_IO, "", "key");
+    shell("mkdir %s/keys", f->folder);
+    OK(attune_home_init(f->home, TINY_BASE, &options, &f->err));
+    assert_int_equal(mode_of(in_folder(f, "key")), 0600);
+    assert_string_equal(sql_text(f, "SELECT value FROM setting WHERE key = 'key_file'"), in_folder(f, "key"));
+    import_rows(f, 0, 8); /* finds the key by itself, wherever it is called from */
+    assert_int_equal(home_status(f).interactions, 8);
+    assert_non_null(getcwd(folder, sizeof folder));
+    assert_int_equal(chdir("/"), 0);
+    import_rows(f, 8, 2);
+    assert_int_equal(chdir(folder), 0);
+
+    /* a second home with the same key, named from here */
+    char first[96];
+    strcpy(first, f->home);
+    snprintf(f->home, sizeof f->home, "%s/second", f->folder);
+    assert_int_equal(chdir(f->folder), 0);
+    options.key_file = "key";
+    size_t n, m;
+    char *key = read_file("key", &n);
+    OK(attune_home_init(f->home, TINY_BASE, &options, &f->err));
+    assert_int_equal(chdir(folder), 0);
+    char *again = read_file(in_folder(f, "key"), &m);
+    assert_string_equal(key, again);
+    assert_string_equal(sql_text(f, "SELECT value FROM setting WHERE key = 'key_file'"), in_folder(f, "key"));
+    free(key);
+    free(again);
+
+    /* without the key there is looking, and no more */
+    strcpy(f->home, first);
+    shell("mv %s/key %s/elsewhere", f->folder, f->folder);
+    assert_int_equal(home_status(f).interactions, 10);
+    OK(attune_home_check(f->home, NULL, NULL, NULL, &f->err));
+    assert_int_equal(attune_store_open(f->home, NULL, &store, &e), ATTUNE_ERROR_MISMATCH);
+    attune_job *job = NULL;
+    attune_job_options with = job_options();
+    FAILS(attune_job_open(f->home, &with, &job, &f->err), ATTUNE_ERROR_MISMATCH, "key", "store.db");
+    with.key_file = in_folder(f, "elsewhere");
+    OK(attune_job_open(f->home, &with, &job, &f->err));
+    attune_job_close(job);
+    shell("mv %s/elsewhere %s/key", f->folder, f->folder);
+    publish_run(f, 1);
+}
+
+static void test_keys_that_are_refused(void **state) {
+    struct homes *f = *state;
+    static const unsigned char key[ATTUNE_KEY_BYTES] = {1};
+    attune_home_options options;
+    ATTUNE_INIT(options);
+    options.key = key;
+    options.key_file = in_folder(f, "key");
+    FAILS(attune_home_init(f->home, TINY_BASE, &options, &f->err), ATTUNE_ERROR_ARGUMENT, "not both", "");
+    assert_false(exists(in_folder(f, "key")));
+    options.key = NULL;
+    write_text(in_folder(f, "key"), "this is no key");
+    assert_int_equal(chmod(in_folder(f, "key"), 0600), 0);
+    FAILS(attune_home_init(f->home, TINY_BASE, &options, &f->err), ATTUNE_ERROR_FORMAT, "64", "key");
+    assert_int_equal(chmod(in_folder(f, "key"), 0644), 0);
+    FAILS(attune_home_init(f->home, TINY_BASE, &options, &f->err), ATTUNE_ERROR_STATE, "chmod 600", "key");
+    assert_false(exists(in_home(f, "attune.conf")));
+    /* no home was made by that, and one can be */
+    unlink(in_folder(f, "key"));
+    OK(attune_home_init(f->home, TINY_BASE, &options, &f->err));
+    FAILS(attune_home_init(f->home, TINY_BASE, &options, &f->err), ATTUNE_ERROR_STATE, "there already", f->home);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, homes_setup, homes_teardown)
 
 int main(void) {
@@ -612,6 +689,8 @@ int main(void) {
         TEST(test_lock),
         TEST(test_doctor_adapters),
         TEST(test_doctor_home),
+        TEST(test_key_file),
+        TEST(test_keys_that_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

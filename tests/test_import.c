@@ -3,7 +3,8 @@
 
 #include <sys/resource.h>
 
-#include "datastore/content.h"
+#include "datastore/derive.h"
+#include "datastore/forget.h"
 #include "datastore/jsonl.h"
 
 #define LINE_A "{\"prompt\":\"What is a fjord?\",\"response\":\"A drowned valley.\"}\n"
@@ -165,12 +166,12 @@ static void test_hostile_json(void **state) {
 
 static void test_hostile_nesting(void **state) {
     struct fixture *f = *state;
-    char *text = malloc(200100);
+    char *text = malloc(100100);
     strcpy(text, "{\"prompt\":\"a\",\"response\":\"b\",\"x\":");
     size_t at = strlen(text);
-    memset(text + at, '[', 100000);
-    memset(text + at + 100000, ']', 99999);
-    strcpy(text + at + 199999, "]}");
+    memset(text + at, '[', 50000);
+    memset(text + at + 50000, ']', 49999);
+    strcpy(text + at + 99999, "]}");
     refused(f, text, "nested deeper");
     free(text);
     refused(f, "{\"prompt\":\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\",\"response\":1}",
@@ -319,7 +320,7 @@ static void test_malformed_extras(void **state) {
         {"\"feedback\":{}", "array"},
         {"\"feedback\":[\"up\"]", "not an object"},
         {"\"feedback\":[{}]", "'kind'"},
-        {"\"feedback\":[{\"kind\":\"applause\"}]", "unknown kind"},
+        {"\"feedback\":[{\"kind\":\"applause\"}]", "must be one of"},
         {"\"feedback\":[{\"kind\":\"thumb\"}]", "'value'"},
         {"\"feedback\":[{\"kind\":\"thumb\",\"value\":2}]", "'value'"},
         {"\"feedback\":[{\"kind\":\"edit\"}]", "edit"},
@@ -410,7 +411,259 @@ static void test_consent(void **state) {
     interaction.response = "r";
     interaction.consent = ATTUNE_CONSENT_GIVEN;
     OK(attune_store_record(f->store, &interaction, NULL, &f->err));
+    OK(attune_store_flush(f->store, &f->err));
     assert_int_equal(consented(f), before + 1);
+}
+
+/* ---- what is there already ---- */
+
+#define ID_1 "01890a5d-ac96-774b-bcce-b302099a8057"
+#define ID_2 "01890a5d-ac96-774b-bcce-b302099a8058"
+
+static void imports(struct fixture *f, const char *text, int64_t rows, int64_t duplicates) {
+    attune_import_result result;
+    OK(import_bytes(f, text, strlen(text), 0, &result));
+    if (result.rows != rows || result.duplicates != duplicates)
+        fail_msg("%s: %lld rows, %lld duplicates", text, (long long)result.rows, (long long)result.duplicates);
+}
+
+static void test_duplicates(void **state) {
+    struct fixture *f = *state;
+    /* With an id: this id, whatever the content. */
+    imports(f, "{\"id\":\"" ID_1 "\",\"prompt\":\"a\",\"response\":\"b\"}\n", 1, 0);
+    imports(f, "{\"id\":\"" ID_1 "\",\"prompt\":\"another\",\"response\":\"b\",\"app\":\"x\"}\n", 0, 1);
+    imports(f,
+            "{\"id\":\"" ID_2 "\",\"prompt\":\"a\",\"response\":\"b\"}\n{\"id\":\"" ID_2
+            "\",\"prompt\":\"c\",\"response\":\"d\"}\n",
+            1, 1);
+    assert_int_equal(query_number(f, "SELECT count(*) FROM interaction WHERE uuid IN ('" ID_1 "', '" ID_2 "')"), 2);
+    /* Without: content, app and session. */
+    imports(f, "{\"prompt\":\"a\",\"response\":\"b\"}\n", 0, 1);
+    imports(f, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}\n", 0,
+            1);
+    imports(f, "{\"prompt\":\"a\",\"response\":\"b\",\"edit\":\"c\"}\n", 0, 1);
+    imports(f, "{\"prompt\":\"a\",\"response\":\"b\",\"app\":\"x\"}\n", 1, 0);
+    imports(f, "{\"prompt\":\"a\",\"response\":\"b\",\"session\":\"s\"}\n", 1, 0);
+    imports(f, "{\"prompt\":\"a\",\"response\":\"c\"}\n{\"prompt\":\"a\",\"response\":\"c\"}\n", 1, 1);
+    assert_int_equal(query_number(f, "SELECT count(*) FROM feedback"), 0);
+}
+
+/* Rows that nobody has derived yet, and even those that are still queued, are known by their content. */
+static void test_duplicates_of_recorded_rows(void **state) {
+    struct fixture *f = *state;
+    attune_interaction interaction;
+    ATTUNE_INIT(interaction);
+    interaction.prompt = "a";
+    interaction.response = "b";
+    OK(record(f->store, "p", "r", 0, NULL, &f->err));
+    OK(attune_store_record(f->store, &interaction, NULL, &f->err));
+    imports(f,
+            "{\"prompt\":\"a\",\"response\":\"b\",\"app\":\"\"}\n{\"prompt\":\"p\",\"response\":\"r\",\"app\":\"\"}\n",
+            0, 2);
+    imports(f, "{\"prompt\":\"a\",\"response\":\"b\"}\n", 1, 0);
+}
+
+/* Consent for a row that is there makes an example of it; one with an id speaks for that row alone. */
+static void test_consent_of_duplicates(void **state) {
+    struct fixture *f = *state;
+    struct rows rows = {0};
+    static const char twins[] = "{\"id\":\"" ID_1 "\",\"prompt\":\"a\",\"response\":\"b\",\"consent\":false}\n"
+                                "{\"id\":\"" ID_2 "\",\"prompt\":\"a\",\"response\":\"b\",\"consent\":false}\n";
+    imports(f, twins, 2, 0);
+    examples(f, &rows);
+    assert_int_equal(rows.n, 0);
+    imports(f, "{\"id\":\"" ID_2 "\",\"prompt\":\"a\",\"response\":\"b\",\"consent\":true}\n", 0, 1);
+    assert_int_equal(count_consented(f), 1);
+    examples(f, &rows);
+    assert_int_equal(rows.n, 1);
+    assert_int_equal(rows.row[0].interaction, 2);
+    imports(f, "{\"prompt\":\"a\",\"response\":\"b\",\"consent\":true}\n", 0, 1);
+    assert_int_equal(count_consented(f), 2);
+    assert_int_equal(query_number(f,
+                                  "SELECT count(*) FROM audit WHERE event = 'import' AND detail = '0 rows, 0 feedback, "
+                                  "1 duplicates, 1 of them got consent, 0 bad, 0 forgotten before'"),
+                     2);
+}
+
+static void bury(struct fixture *f, const char *prompt, const char *response) {
+    const attune_message message = {"user", prompt};
+    char content_hash[HASH_HEX_SIZE];
+    unsigned char hash[32];
+    sqlite3_stmt *put = NULL;
+    OK(store_enter(f->store, &f->err));
+    OK(store_begin(f->store, &f->err));
+    store_keyed_content_hash(f->store, &message, 1, response, content_hash);
+    OK(store_tombstone_hash(f->store, content_hash, hash, &f->err));
+    OK(store_prepare(f->store, -1, "INSERT INTO tombstone (hash, time_ms) VALUES (?, 1)", "test", &put, &f->err));
+    sqlite3_bind_blob(put, 1, hash, sizeof hash, SQLITE_STATIC);
+    OK(store_run_statement(f->store, put, "test", &f->err));
+    sqlite3_finalize(put);
+    OK(store_commit(f->store, &f->err));
+    store_leave(f->store);
+}
+
+static void test_what_was_forgotten(void **state) {
+    struct fixture *f = *state;
+    attune_import_options options;
+    attune_import_result result;
+    const char *path = write_file(f, "in.jsonl", LINE_A LINE_B, strlen(LINE_A LINE_B));
+    ATTUNE_INIT(options);
+    ATTUNE_INIT(result);
+    bury(f, "What is a fjord?", "A drowned valley.");
+    OK(attune_store_import(f->store, path, &options, &result, &f->err));
+    assert_int_equal(result.rows, 1);
+    assert_int_equal(result.forgotten, 1);
+    options.forgotten = 1;
+    OK(attune_store_import(f->store, path, &options, &result, &f->err));
+    assert_int_equal(result.rows, 1);
+    assert_int_equal(result.duplicates, 1);
+    assert_int_equal(result.forgotten, 0);
+    options.forgotten = 0; /* it is there again: a duplicate, not one that is left out */
+    OK(attune_store_import(f->store, path, &options, &result, &f->err));
+    assert_int_equal(result.duplicates, 2);
+    assert_int_equal(result.forgotten, 0);
+}
+
+/* ---- going on behind bad lines ---- */
+
+struct bad_lines {
+    int n;
+    int line[16];
+    char message[16][384];
+};
+
+static void take_bad_line(const attune_error *what, void *user) {
+    struct bad_lines *bad = user;
+    const char *at = strstr(what->where, ":line ");
+    assert_int_equal(what->code, ATTUNE_ERROR_FORMAT);
+    assert_non_null(at);
+    assert_true(bad->n < 16);
+    bad->line[bad->n] = atoi(at + 6);
+    strcpy(bad->message[bad->n++], what->message);
+}
+
+static void test_keep_going(void **state) {
+    struct fixture *f = *state;
+    attune_import_options options;
+    attune_import_result result;
+    struct bad_lines bad = {0};
+    static const char text[] =
+        "nonsense\n" LINE_A "{\"prompt\":\"\",\"response\":\"secret\"}\n\n{\"prompt\":\"\xff\"}\n" LINE_B
+        "{\"prompt\":\"x\"}";
+    const char *path = write_file(f, "in.jsonl", text, sizeof text - 1);
+    ATTUNE_INIT(options);
+    ATTUNE_INIT(result);
+    options.keep_going = 1;
+    options.on_bad_line = take_bad_line;
+    options.user = &bad;
+    OK(attune_store_import(f->store, path, &options, &result, NULL));
+    assert_int_equal(result.rows, 2);
+    assert_int_equal(result.bad, 4);
+    assert_int_equal(bad.n, 4);
+    assert_int_equal(bad.line[0], 1);
+    assert_int_equal(bad.line[1], 3);
+    assert_int_equal(bad.line[2], 5);
+    assert_int_equal(bad.line[3], 7);
+    assert_non_null(strstr(bad.message[1], "prompt is empty"));
+    for (int i = 0; i < bad.n; i++) assert_null(strstr(bad.message[i], "secret"));
+    assert_int_equal(count_interactions(f), 2);
+    options.on_bad_line = NULL;
+    OK(attune_store_import(f->store, path, &options, &result, &f->err));
+    assert_int_equal(result.bad, 4);
+    assert_int_equal(result.duplicates, 2);
+    options.keep_going = 0;
+    FAILS(attune_store_import(f->store, path, &options, &result, &f->err), ATTUNE_ERROR_FORMAT, "JSON", ":line 1");
+}
+
+static void test_keep_going_behind_a_huge_line(void **state) {
+    struct fixture *f = *state;
+    attune_import_options options;
+    attune_import_result result;
+    struct bad_lines bad = {0};
+    const char *path = write_file(f, "in.jsonl", LINE_A "{\"prompt\":\"", strlen(LINE_A) + 11);
+    assert_int_equal(truncate(path, 100 << 20), 0);
+    FILE *file = fopen(path, "ab");
+    fputs("\n" LINE_B "{\n", file);
+    fclose(file);
+    ATTUNE_INIT(options);
+    ATTUNE_INIT(result);
+    options.keep_going = 1;
+    options.on_bad_line = take_bad_line;
+    options.user = &bad;
+    OK(attune_store_import(f->store, path, &options, &result, &f->err));
+    assert_int_equal(result.rows, 2);
+    assert_int_equal(result.bad, 2);
+    assert_int_equal(bad.line[0], 2);
+    assert_non_null(strstr(bad.message[0], "longer than 16 MiB"));
+    assert_int_equal(bad.line[1], 4);
+}
+
+/* Not the lines' fault: going on does not hide it. */
+static void test_the_disk_fails(void **state) {
+    struct fixture *f = *state;
+    attune_import_options options;
+    const char *path = write_file(f, "in.jsonl", LINE_A LINE_B, strlen(LINE_A LINE_B));
+    ATTUNE_INIT(options);
+    options.keep_going = 1;
+    setenv("ATTUNE_FAULT", "store.commit.before:fail", 1);
+    int code = attune_store_import(f->store, path, &options, NULL, &f->err);
+    unsetenv("ATTUNE_FAULT");
+    assert_int_equal(code, ATTUNE_ERROR_IO);
+    assert_int_equal(count_interactions(f), 0);
+    assert_int_equal(query_number(f, "SELECT count(*) FROM audit WHERE event = 'import'"), 0);
+    OK(attune_store_import(f->store, path, &options, NULL, &f->err));
+    assert_int_equal(count_interactions(f), 2);
+}
+
+/* ---- what a row says beside its texts ---- */
+
+static void test_tiers_and_provenance(void **state) {
+    struct fixture *f = *state;
+    imports(f,
+            "{\"prompt\":\"1\",\"response\":\"r\"}\n{\"prompt\":\"2\",\"response\":\"r\",\"tier\":\"person\"}\n"
+            "{\"prompt\":\"3\",\"response\":\"r\",\"tier\":\"web\",\"sensitivity\":\"private\",\"model\":\"m\","
+            "\"adapter\":\"a\","
+            "\"template_hash\":\"t\",\"source\":\"s\",\"private_findings\":3}\n",
+            3, 0);
+    OK(record_json(f, "{\"prompt\":\"4\",\"response\":\"r\"}"));
+    OK(record_json(f, "{\"prompt\":\"5\",\"response\":\"r\",\"tier\":\"imported\"}"));
+    OK(attune_store_flush(f->store, &f->err));
+    assert_int_equal(query_number(f, "SELECT group_concat(tier, '') FROM (SELECT tier FROM interaction ORDER BY id)"),
+                     10301);
+    assert_int_equal(
+        query_number(f, "SELECT count(*) FROM interaction WHERE id = 3 AND sensitivity = 1 AND model = 'm' AND "
+                        "adapter = 'a' AND template_hash = 't' AND source = 's' AND private_findings = 3"),
+        1);
+}
+
+static size_t count_x(const char *text, size_t length, void *user) {
+    size_t n = 0;
+    ++*(int *)user;
+    for (size_t i = 0; i < length; i++) n += text[i] == 'x';
+    return n;
+}
+
+static void test_private_findings(void **state) {
+    struct fixture *f = *state;
+    attune_store_options options;
+    int calls = 0;
+    ATTUNE_INIT(options);
+    options.find_private = count_x;
+    options.user = &calls;
+    attune_store_close(f->store);
+    f->store = NULL;
+    OK(attune_store_open(f->home, &options, &f->store, &f->err));
+    imports(f,
+            "{\"prompt\":\"x1\",\"response\":\"xr\",\"edit\":\"xx\",\"thumb\":\"up\"}\n"
+            "{\"prompt\":\"2\",\"response\":\"x\",\"private_findings\":7}\n{\"prompt\":\"3\",\"response\":\"r\"}\n",
+            3, 0);
+    assert_int_equal(calls, 7);
+    assert_int_equal(
+        query_number(f, "SELECT group_concat(n, '') FROM (SELECT private_findings n FROM interaction ORDER BY id)"),
+        470);
+    struct rows rows = {0};
+    examples(f, &rows);
+    assert_int_equal(rows.n, 1);
 }
 
 /* ---- feedback in a row ---- */
@@ -444,6 +697,14 @@ static void test_feedback_in_rows(void **state) {
     assert_string_equal(file.row[1].response, "mended");
     assert_string_equal(file.row[1].content_hash, rows.row[0].content_hash);
     assert_string_equal(file.row[3].content_hash, rows.row[2].content_hash);
+    for (size_t i = 0; i < file.n; i++) {
+        assert_int_equal(file.row[i].kind, STORE_EXAMPLE_SFT);
+        assert_true(file.row[i].weight == 1.0 && file.row[i].label == 0 && file.row[i].interaction == 0);
+        assert_int_equal(strlen(file.row[i].prompt_hash), 16);
+    }
+    assert_string_equal(file.row[1].prompt_hash, rows.row[0].prompt_hash);
+    assert_int_equal(query_number(f, "SELECT time_ms FROM feedback WHERE kind = 6"), 4);
+    assert_int_equal(query_number(f, "SELECT time_ms FROM feedback WHERE kind = 3"), 1795410000000);
 }
 
 static int refuse_second(const struct store_row *row, void *user, attune_error *err) {
@@ -473,9 +734,58 @@ static void test_record_json(void **state) {
     options.consent = ATTUNE_CONSENT_NOT_GIVEN;
     OK(attune_store_record_json(f->store, text, (size_t)(strchr(text, '}') + 1 - text), &options, &id, &f->err));
     assert_int_equal(strlen(id.text), 36);
+    OK(attune_store_flush(f->store, &f->err));
     assert_int_equal(count_interactions(f), 1);
     assert_int_equal(consented(f), 0);
     OK(feedback(f->store, &id, ATTUNE_FEEDBACK_ACCEPT, 0, NULL, &f->err));
+    assert_int_equal(query_number(f, "SELECT count(*) FROM interaction JOIN feedback ON interaction = interaction.id "
+                                     "WHERE app = '' AND kind = 2 AND feedback.time_ms = interaction.time_ms"),
+                     1);
+    OK(record_json(f,
+                   "{\"prompt\":\"p\",\"response\":\"r\",\"time\":5,\"thumb\":\"up\",\"feedback\":[{\"kind\":\"copy\","
+                   "\"time\":6}]}"));
+    OK(attune_store_flush(f->store, &f->err));
+    assert_int_equal(query_number(f, "SELECT 10 * min(time_ms) + max(time_ms) FROM feedback WHERE interaction = 2"),
+                     56);
+    FAILS(record_json(f, "{\"prompt\":\"p\",\"response\":\"r\",\"id\":\"" ID_1 "\"}"), ATTUNE_ERROR_FORMAT, "'id'",
+          "JSON object");
+    FAILS(record_json(f, "{\"prompt\":\"p\",\"response\":\"r\",\"private_findings\":1}"), ATTUNE_ERROR_FORMAT,
+          "'private_findings'", "JSON object");
+    OK(attune_store_flush(f->store, &f->err));
+    assert_int_equal(count_interactions(f), 2);
+}
+
+/* The queue takes the row and not its feedback: the error says so, and which row it is. */
+static void test_record_json_when_the_queue_is_full(void **state) {
+    struct fixture *f = *state;
+    attune_store_options options;
+    attune_uuid id = {"unset"};
+    static const char text[] = "{\"prompt\":\"p\",\"response\":\"r\",\"thumb\":\"up\"}";
+    ATTUNE_INIT(options);
+    options.queue_rows = 1;
+    options.group_ms = 60000;
+    attune_store_close(f->store);
+    f->store = NULL;
+    OK(attune_store_open(f->home, &options, &f->store, &f->err));
+    OK(store_enter(f->store, &f->err));
+    OK(store_begin(f->store, &f->err)); /* the writer waits for this one */
+    FAILS(attune_store_record_json(f->store, text, strlen(text), NULL, &id, &f->err), ATTUNE_ERROR_QUEUE_FULL,
+          "no room for feedback 1", "JSON object");
+    assert_string_equal(id.text, "unset");
+    store_rollback(f->store);
+    store_leave(f->store);
+    OK(attune_store_flush(f->store, &f->err));
+    assert_int_equal(count_interactions(f), 1);
+    const char *uuid = strstr(f->err.message, "recorded as ");
+    assert_non_null(uuid);
+    attune_feedback thumb;
+    ATTUNE_INIT(thumb);
+    thumb.kind = ATTUNE_FEEDBACK_THUMB;
+    thumb.value = 1;
+    memcpy(id.text, uuid + 12, 36);
+    id.text[36] = '\0';
+    OK(attune_store_feedback(f->store, id.text, &thumb, &f->err));
+    OK(attune_store_flush(f->store, &f->err));
 }
 
 static void test_record_arguments(void **state) {
@@ -507,6 +817,7 @@ static void test_record_arguments(void **state) {
     FAILS(attune_store_record(f->store, &interaction, NULL, &f->err), ATTUNE_ERROR_ARGUMENT, "app", "");
     interaction.app = NULL;
     OK(attune_store_record(f->store, &interaction, &id, &f->err));
+    OK(attune_store_flush(f->store, &f->err));
     assert_int_equal(count_interactions(f), 1);
     FAILS(feedback(f->store, &id, 9, 0, NULL, &f->err), ATTUNE_ERROR_ARGUMENT, "kind 9", "");
     FAILS(feedback(f->store, &id, ATTUNE_FEEDBACK_THUMB, 0, NULL, &f->err), ATTUNE_ERROR_ARGUMENT, "thumb", "");
@@ -531,6 +842,7 @@ static void test_uuids(void **state) {
 }
 
 #define TEST(test) cmocka_unit_test_setup_teardown(test, store_setup, store_teardown)
+#define BOTH(test) TEST(test), cmocka_unit_test_setup_teardown(test, encrypted_setup, store_teardown)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
@@ -550,9 +862,19 @@ int main(void) {
         TEST(test_malformed_extras),
         cmocka_unit_test(test_times),
         TEST(test_consent),
+        BOTH(test_duplicates),
+        BOTH(test_duplicates_of_recorded_rows),
+        BOTH(test_consent_of_duplicates),
+        BOTH(test_what_was_forgotten),
+        TEST(test_keep_going),
+        TEST(test_keep_going_behind_a_huge_line),
+        TEST(test_the_disk_fails),
+        TEST(test_tiers_and_provenance),
+        TEST(test_private_findings),
         TEST(test_feedback_in_rows),
         TEST(test_rows_stop),
         TEST(test_record_json),
+        TEST(test_record_json_when_the_queue_is_full),
         TEST(test_record_arguments),
         TEST(test_uuids),
     };

@@ -32,7 +32,7 @@ tests:          api core/base core/kernels core/ops core/model adapters datastor
 
 # Headers of other libraries that only these rooms may know.
 owners='
-sqlite3.h:      datastore tests
+sqlite3.h:      datastore bench tests
 cblas.h:        core/kernels bench
 '
 

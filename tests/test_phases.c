@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/base/random.h"
 #include "job/phases.h"
 #include "tests/expect.h"
 
@@ -41,8 +42,8 @@ static void make_home(char home[64], double held_out, double epochs) {
     FILE *f = fopen(path, "w");
     assert_non_null(f);
     for (int i = 0; i < ROWS; i++)
-        fprintf(f, "{\"prompt\": \"how is boat %d?\", \"response\": \"the wind turns %d times\", \"time\": %d}\n", i,
-                i % 4, 1000 + i);
+        fprintf(f, "{\"prompt\": \"how is %016llx?\", \"response\": \"the wind turns %d times\", \"time\": %d}\n",
+                (unsigned long long)random_u64(1, (uint64_t)i), i % 4, 1000 + i);
     assert_int_equal(fclose(f), 0);
     OK(attune_store_import(store, path, NULL, NULL, &err));
     attune_store_close(store);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/base/random.h"
 #include "job/run.h"
 #include "tests/expect.h"
 
@@ -58,6 +59,16 @@ static int teardown(void **state) {
     return 0;
 }
 
+static struct row_source source_of(const struct place *p) {
+    return (struct row_source){p->store, p->model, p->home};
+}
+
+/* No two of them are near-duplicates: 24 digits that nothing foretells. */
+static void question(int i, char out[64]) {
+    snprintf(out, 64, "what of %016llx%08llx?", (unsigned long long)random_u64(1, (uint64_t)i),
+             (unsigned long long)random_u64(2, (uint64_t)i) >> 32);
+}
+
 /* Rows from..to, one prompt each unless `same` has them all ask it; more: further JSON of each row. In one import. */
 static void add_rows_of(struct place *p, int from, int to, const char *same, const char *more) {
     char path[128];
@@ -65,8 +76,8 @@ static void add_rows_of(struct place *p, int from, int to, const char *same, con
     FILE *f = fopen(path, "w");
     assert_non_null(f);
     for (int i = from; i < to; i++) {
-        char prompt[128];
-        snprintf(prompt, sizeof prompt, "Question %d: how is boat number %d?", i, i * 7 % 101);
+        char prompt[64];
+        question(i, prompt);
         fprintf(f, "{\"prompt\": \"%s\", \"response\": \"answer %d of the old man\", \"time\": %lld%s}\n",
                 same ? same : prompt, i, (long long)p->time_ms++, more);
     }
@@ -83,9 +94,10 @@ static const struct budget NO_BUDGET = {0};
 
 static struct plan made_with(struct place *p, const struct settings *settings, const struct budget *budget) {
     struct plan plan;
+    struct row_source source = source_of(p);
     char reason[256] = "";
     memset(&plan, 0x5a, sizeof plan);
-    OK(plan_make(p->store, p->model, settings, 0, "", 0, budget, &plan, reason, &err));
+    OK(plan_make(&source, settings, 0, "", 0, budget, &plan, reason, &err));
     return plan;
 }
 static struct plan made(struct place *p) { return made_with(p, &p->settings, &NO_BUDGET); }
@@ -102,12 +114,13 @@ static int asks(const struct plan *plan, const size_t *rows, size_t n, const cha
 
 static void test_too_few(void **state) {
     struct place *p = *state;
+    struct row_source source = source_of(p);
     struct plan plan;
     char reason[256] = "";
     memset(&plan, 0x5a, sizeof plan);
     for (int rows = 0; rows < 4; rows++) {
         *reason = 0;
-        assert_int_equal(plan_make(p->store, p->model, &p->settings, 0, "", 0, &NO_BUDGET, &plan, reason, NULL),
+        assert_int_equal(plan_make(&source, &p->settings, 0, "", 0, &NO_BUDGET, &plan, reason, NULL),
                          ATTUNE_PAUSED);
         assert_non_null(strstr(reason, "4"));
         questions(p, rows, rows + 1);
@@ -118,7 +131,7 @@ static void test_too_few(void **state) {
     plan = made(p);
     plan_free(&plan);
     struct budget budget = {.max_examples = 3};
-    assert_int_equal(plan_make(p->store, p->model, &p->settings, 0, "", 0, &budget, &plan, reason, NULL),
+    assert_int_equal(plan_make(&source, &p->settings, 0, "", 0, &budget, &plan, reason, NULL),
                      ATTUNE_PAUSED);
 }
 
@@ -175,10 +188,10 @@ static void test_a_prompt_never_straddles(void **state) {
     p->settings.held_out = 0.3;
     for (int q = 0; q < 40; q++) {
         char prompt[64];
-        snprintf(prompt, sizeof prompt, "Question %d?", q);
+        question(q, prompt);
         add_rows_of(p, 10 * q, 10 * q + 2, prompt, "");
         add_rows_of(p, 10 * q + 2, 10 * q + 3, prompt, ", \"edit\": \"she sang\"");
-        snprintf(prompt, sizeof prompt, "  qUESTION, %d  ", q);
+        prompt[0] = 'W', prompt[4] = '-', prompt[strlen(prompt) - 1] = '!';
         add_rows_of(p, 10 * q + 3, 10 * q + 4, prompt, "");
     }
     struct plan plan = made(p);
@@ -333,6 +346,7 @@ static void test_budget_with_held_out_rows(void **state) {
 static void test_budget_leaves_prompts(void **state) {
     struct place *p = *state;
     struct budget b = {.seconds = 0.1, .train_rate = 10, .evaluate_rate = 40, .overhead = 1};
+    p->settings.group_cap = 0;
     questions(p, 0, 10);
     add_rows_of(p, 100, 120, "the same question over and over", "");
     struct plan plan = made_with(p, &p->settings, &b);
@@ -362,16 +376,77 @@ static void test_max_examples(void **state) {
     plan_free(&all);
 }
 
+/* Of near-duplicates, and of one app and source, the newest so many. */
+static void test_caps(void **state) {
+    struct place *p = *state;
+    questions(p, 0, 20);
+    add_rows_of(p, 100, 130, "the same question over and over", "");
+    struct plan plan = made(p);
+    assert_int_equal(plan.n_train, 28);
+    for (int i = 20; i < 28; i++)
+        assert_string_equal(prompt_of(&plan, plan.train[i]), prompt_of(&plan, plan.train[20]));
+    plan_free(&plan);
+    p->settings.group_cap = 3;
+    plan = made(p);
+    assert_int_equal(plan.n_train, 23);
+    assert_int_equal(plan.origins[22].interaction, 50); /* the newest of all */
+    assert_int_equal(plan.origins[20].interaction, 48);
+    plan_free(&plan);
+    p->settings.group_cap = 0;
+    p->settings.source_cap = 35;
+    add_rows_of(p, 200, 206, NULL, ", \"source\": \"mail\"");
+    plan = made(p);
+    assert_int_equal(plan.n_train, 41);
+    assert_int_equal(plan.origins[0].interaction, 16);
+    plan_free(&plan);
+    p->settings.source_cap = 0;
+    plan = made(p);
+    assert_int_equal(plan.n_train, 56);
+    plan_free(&plan);
+}
+
+/* The lineage names the interactions of each row, whichever side it is on. */
+static void test_origins(void **state) {
+    struct place *p = *state;
+    for (int round = 0; round < 2; round++) {
+        questions(p, 40 * round, 40 * round + 40);
+        p->settings.held_out = round ? 0.4 : 0.01;
+        struct plan plan = made(p);
+        assert_int_equal(plan.folds, round ? 0 : 3);
+        size_t n = plan.n_train + (round ? plan.n_judge : 0);
+        assert_int_equal(n, 40 * (size_t)(round + 1));
+        for (size_t i = 0; i < plan.examples.n; i++) {
+            assert_int_equal(plan.origins[i].interaction, i + 1);
+            assert_int_equal(plan.origins[i].other, 0);
+        }
+        sqlite3 *db = NULL;
+        sqlite3_stmt *statement = NULL;
+        char path[128];
+        snprintf(path, sizeof path, "%s/store.db", p->home);
+        assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+        static const char query[] = "SELECT count(*), sum(interaction) FROM run_interaction WHERE run = ?";
+        assert_int_equal(sqlite3_prepare_v2(db, query, -1, &statement, NULL), SQLITE_OK);
+        sqlite3_bind_int64(statement, 1, plan.row.number);
+        assert_int_equal(sqlite3_step(statement), SQLITE_ROW);
+        assert_int_equal(sqlite3_column_int64(statement, 0), n);
+        assert_int_equal(sqlite3_column_int64(statement, 1), n * (n + 1) / 2);
+        sqlite3_finalize(statement);
+        sqlite3_close(db);
+        plan_free(&plan);
+    }
+}
+
 static void test_sample(void **state) {
     struct place *p = *state;
+    struct row_source source = source_of(p);
     struct example_set set = {0};
-    OK(plan_sample(p->store, p->model, &p->settings, 100, &set, &err));
+    OK(plan_sample(&source, &p->settings, 100, &set, &err));
     assert_int_equal(set.n, 0);
     example_set_free(&set);
     questions(p, 0, 20);
     struct plan plan = made(p);
     for (size_t most = 1; most < 2000; most = most * 3 + 50) {
-        OK(plan_sample(p->store, p->model, &p->settings, most, &set, &err));
+        OK(plan_sample(&source, &p->settings, most, &set, &err));
         size_t tokens = 0;
         assert_in_range(set.n, 1, 20);
         for (size_t i = 0; i < set.n; i++) {
@@ -389,6 +464,7 @@ static void test_sample(void **state) {
 
 static void test_run_id(void **state) {
     struct place *p = *state, other;
+    struct row_source source = source_of(p);
     char id[65], reason[256];
     questions(p, 0, 20);
     struct plan plan = made(p);
@@ -420,10 +496,10 @@ static void test_run_id(void **state) {
         if ((strcmp(plan.row.id, id) == 0) != (i >= 6)) fail_msg("settings %zu: run %s", i, plan.row.id);
         plan_free(&plan);
     }
-    OK(plan_make(p->store, p->model, &p->settings, 1, "0123", 0, &NO_BUDGET, &plan, reason, &err));
+    OK(plan_make(&source, &p->settings, 1, "0123", 0, &NO_BUDGET, &plan, reason, &err));
     assert_string_not_equal(plan.row.id, id);
     plan_free(&plan);
-    OK(plan_make(p->store, p->model, &p->settings, 0, "", 1, &NO_BUDGET, &plan, reason, &err));
+    OK(plan_make(&source, &p->settings, 0, "", 1, &NO_BUDGET, &plan, reason, &err));
     assert_string_not_equal(plan.row.id, id); /* who has to be beaten is part of it */
     plan_free(&plan);
     questions(&other, 20, 21);
@@ -439,13 +515,14 @@ static void assert_same_rows(const struct plan *a, const size_t *x, const struct
     for (size_t i = 0; i < n; i++) assert_string_equal(hash_of(a, x[i]), hash_of(b, y[i]));
 }
 static void check_load(struct place *p, int folds) {
+    struct row_source source = source_of(p);
     struct plan plan = made(p), back;
     struct store_run row;
     assert_int_equal(plan.folds, folds);
     questions(p, 500 + 20 * folds, 520 + 20 * folds); /* what came in meanwhile is not the plan's */
     OK(store_run_last(p->store, "unfinished", &row, &err));
     assert_string_equal(row.id, plan.row.id);
-    OK(plan_load(p->store, p->model, &row, &back, &err));
+    OK(plan_load(&source, &row, &back, &err));
     assert_int_equal(back.folds, plan.folds);
     assert_int_equal(back.opponent, plan.opponent);
     assert_int_equal(back.n_train, plan.n_train);
@@ -493,6 +570,7 @@ static void sql(struct place *p, const char *statement) {
     attune_store_close(p->store);
     snprintf(path, sizeof path, "%s/store.db", p->home);
     assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "PRAGMA foreign_keys = ON", NULL, NULL, NULL), SQLITE_OK);
     if (sqlite3_exec(db, statement, NULL, NULL, &message) != SQLITE_OK) fail_msg("%s: %s", statement, message);
     assert_true(sqlite3_changes(db) > 0);
     assert_int_equal(sqlite3_close(db), SQLITE_OK);
@@ -502,7 +580,7 @@ static void test_rows_that_are_gone(void **state) {
     struct place *p = *state;
     static const char *const statements[] = {
         "DELETE FROM interaction WHERE id = 7",
-        "UPDATE interaction SET consent = 0 WHERE id = 9",
+        "UPDATE interaction SET consent = 0 WHERE id = 9; INSERT INTO touched (interaction) VALUES (9)",
         "UPDATE run_example SET content_hash = 'x' WHERE position = 0",
     };
     for (size_t s = 0; s < sizeof statements / sizeof *statements; s++) {
@@ -511,19 +589,45 @@ static void test_rows_that_are_gone(void **state) {
         struct store_run row;
         plan_free(&plan);
         OK(store_run_last(p->store, "unfinished", &row, &err));
-        OK(plan_load(p->store, p->model, &row, &plan, &err));
+        struct row_source source = source_of(p);
+        OK(plan_load(&source, &row, &plan, &err));
         plan_free(&plan);
-        sql(p, statements[s]);
+        sql(p, statements[s]); /* which opens the store anew */
+        source = source_of(p);
         memset(&back, 0x5a, sizeof back);
-        if (plan_load(p->store, p->model, &row, &back, NULL) != ATTUNE_ERROR_NOT_FOUND)
+        if (plan_load(&source, &row, &back, NULL) != ATTUNE_ERROR_NOT_FOUND)
             fail_msg("loaded after %s", statements[s]);
         assert_int_equal(*(unsigned char *)&back, 0x5a);
     }
 }
 
+/* The adapter that it would start from was revoked meanwhile: no run, and nothing that fails. */
+static void test_changed_while_planned(void **state) {
+    struct place *p = *state;
+    struct row_source source = source_of(p);
+    struct store_run row;
+    struct plan plan;
+    attune_adapter_info parent;
+    char reason[256] = "";
+    ATTUNE_INIT(parent);
+    parent.number = 1;
+    strcpy(parent.state, "revoked");
+    strcpy(parent.origin, "imported");
+    OK(store_adapter_put(p->store, &parent, 0, &err));
+    questions(p, 0, 20);
+    memset(&plan, 0x5a, sizeof plan);
+    assert_int_equal(plan_make(&source, &p->settings, 1, "0123", 1, &NO_BUDGET, &plan, reason, NULL), ATTUNE_PAUSED);
+    assert_non_null(strstr(reason, "forgotten while the run was planned"));
+    assert_int_equal(*(unsigned char *)&plan, 0x5a);
+    assert_int_equal(store_run_last(p->store, NULL, &row, NULL), ATTUNE_ERROR_NOT_FOUND);
+    plan = made(p);
+    plan_free(&plan);
+}
+
 /* What stands in the store may be anything: refused, or a plan that can be walked through. */
 static void test_configurations_that_are_wrong(void **state) {
     struct place *p = *state;
+    struct row_source source = source_of(p);
     questions(p, 0, 20);
     struct plan plan = made(p), back;
     struct store_run row = plan.row;
@@ -532,13 +636,13 @@ static void test_configurations_that_are_wrong(void **state) {
     attune_error err;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         snprintf(row.configuration, sizeof row.configuration, "%s", wrong[i]);
-        assert_int_equal(plan_load(p->store, p->model, &row, &back, &err), ATTUNE_ERROR_FORMAT);
+        assert_int_equal(plan_load(&source, &row, &back, &err), ATTUNE_ERROR_FORMAT);
     }
     static const char *const folds[] = {"-1", "5", "99999"};
     for (size_t i = 0; i < 3; i++) {
         const char *rest = strchr(plan.row.configuration, ',');
         snprintf(row.configuration, sizeof row.configuration, "{\"folds\": %s%.900s", folds[i], rest);
-        assert_int_equal(plan_load(p->store, p->model, &row, &back, &err), ATTUNE_ERROR_FORMAT);
+        assert_int_equal(plan_load(&source, &row, &back, &err), ATTUNE_ERROR_FORMAT);
         assert_non_null(strstr(err.message, "folds"));
     }
     plan_free(&plan);
@@ -664,10 +768,13 @@ int main(void) {
         TEST(test_budget_with_held_out_rows),
         TEST(test_budget_leaves_prompts),
         TEST(test_max_examples),
+        TEST(test_caps),
+        TEST(test_origins),
         TEST(test_sample),
         TEST(test_run_id),
         TEST(test_load),
         TEST(test_rows_that_are_gone),
+        TEST(test_changed_while_planned),
         TEST(test_configurations_that_are_wrong),
         TEST(test_every_epoch_is_all_rows),
         TEST(test_order),

@@ -61,6 +61,7 @@ static void assert_same(const struct settings *a, const struct settings *b, int 
     assert_memory_equal(&a->epochs, &b->epochs, sizeof a->epochs);
     assert_memory_equal(&a->held_out, &b->held_out, sizeof a->held_out);
     assert_int_equal(a->shuffle, b->shuffle);
+    assert_true(a->source_cap == b->source_cap && a->group_cap == b->group_cap);
     if (recipe_only) return;
     assert_string_equal(a->base, b->base);
     assert_string_equal(a->base_sha256, b->base_sha256);
@@ -108,6 +109,8 @@ static void test_round_trip(void **state) {
     s.epochs = 1.0 / 3;
     s.shuffle = 0;
     s.held_out = 0.123456789012345;
+    s.source_cap = 77;
+    s.group_cap = 0;
     s.memory = 123456789;
     s.checkpoint_seconds = 12.5;
     s.charger_required = 0;
@@ -155,6 +158,7 @@ static void test_longest_configuration(void **state) {
     s.train.seed = 18446744073709551615u;
     s.epochs = 99.123456789012345;
     s.held_out = 0.12345678901234567;
+    s.source_cap = s.group_cap = 1 << 20;
     check_round_trip(&s);
     memset(s.base, 'b', sizeof s.base - 1);
     s.base[sizeof s.base - 1] = 0;
@@ -186,6 +190,8 @@ static const struct {
     {"max_tokens", {"16", "1048576"}, {"15", "1048577", "1e20"}},
     {"micro_tokens", {"16", "1048576"}, {"15", "1048577"}},
     {"held_out", {"0.01", "0.5"}, {"0", "0.009", "0.51", "1"}},
+    {"source_cap", {"0", "1048576", "4096"}, {"-1", "1048577", "1.5", "", "none"}},
+    {"group_cap", {"0", "1048576", "8"}, {"-1", "1048577", "1.5", ""}},
     {"seed", {"0", "1", "18446744073709551615"}, {"-1", "", "1.5", "18446744073709551616", "+1", "seed"}},
     {"checkpoint_seconds", {"0", "86400", "0.5"}, {"-1", "86401"}},
     {"memory",
@@ -294,13 +300,14 @@ static void test_configuration(void **state) {
     assert_null(strstr(text, "models")); /* paths, memory and power are no part of what is computed */
     assert_null(strstr(text, "memory"));
     assert_null(strstr(text, "charger"));
-    /* every key is needed, and its value is checked as in attune.conf */
+    /* every key is needed but those that came later, and its value is checked as in attune.conf */
     for (const char *key = strchr(text, '"'); key; key = strchr(strchr(key, ',') ? strchr(key, ',') : "", '"')) {
         size_t before = (size_t)(key - text);
         snprintf(short_text, sizeof short_text, "%.*s\"x%s", (int)before, text, key + 1);
         settings_default(&back);
-        if (settings_from_configuration(short_text, &back, &err) != ATTUNE_ERROR_FORMAT)
-            fail_msg("%.30s is not needed", key);
+        int later = strncmp(key, "\"source_cap\"", 12) == 0 || strncmp(key, "\"group_cap\"", 11) == 0;
+        int code = settings_from_configuration(short_text, &back, &err);
+        if (code != (later ? ATTUNE_OK : ATTUNE_ERROR_FORMAT)) fail_msg("without %.30s: %d", key, code);
         if (!strchr(key, ',')) break;
     }
     static const char *const wrong[] = {"", "[]", "{", "{}", "null", "{\"rank\": 8}"};
@@ -311,6 +318,61 @@ static void test_configuration(void **state) {
     rank[strlen("\"rank\": \"")] = '0';
     assert_int_equal(settings_from_configuration(text, &back, &err), ATTUNE_ERROR_FORMAT);
     assert_non_null(strstr(err.message, "rank"));
+}
+
+/* As it was stored before there were caps: the rest counts, and the caps are what they are by default. */
+static void test_configuration_of_an_earlier_version(void **state) {
+    (void)state;
+    struct settings s = complete(), back;
+    char text[1024], *from, *to;
+    s.train.lora.rank = 5;
+    s.train.seed = 77;
+    s.source_cap = 9;
+    s.group_cap = 3;
+    settings_configuration(&s, text, sizeof text);
+    from = strstr(text, "\"source_cap\": \"9\", \"group_cap\": \"3\", ");
+    assert_non_null(from);
+    to = strstr(from, "\"seed\"");
+    memmove(from, to, strlen(to) + 1);
+    settings_default(&back);
+    OK(settings_from_configuration(text, &back, &err));
+    assert_int_equal(back.train.lora.rank, 5);
+    assert_int_equal(back.train.seed, 77);
+    assert_int_equal(back.source_cap, 4096);
+    assert_int_equal(back.group_cap, 8);
+}
+
+/* ---- another base ---- */
+
+static void expect_base(const char *text, const char *base, const char *wanted) {
+    char found[512];
+    put(text, strlen(text));
+    OK(settings_base_change(home, base, &err));
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    found[fread(found, 1, sizeof found - 1, f)] = 0;
+    fclose(f);
+    assert_string_equal(found, wanted);
+}
+
+static void test_another_base(void **state) {
+    (void)state;
+    static const char tail[] = "base_sha256 = " SHA "\n# base = not this\nrank = 3";
+    char text[512], wanted[512];
+    static const char *const lines[] = {"base = /old/place.gguf\n", "  base=/old\n", "\tbase\t = x y \r\n"};
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(text, sizeof text, "# mine\n%s%s", lines[i], tail);
+        snprintf(wanted, sizeof wanted, "# mine\nbase = /new/place.gguf\n%s", tail);
+        expect_base(text, "/new/place.gguf", wanted);
+    }
+    expect_base("base_sha256 = " SHA "\nbase = x", "/new", "base_sha256 = " SHA "\nbase = /new");
+    attune_error err = {0};
+    static const char none[] = "base_sha256 = x\n# base = y\nbases = z\n";
+    put(none, strlen(none));
+    assert_int_equal(settings_base_change(home, "/new", &err), ATTUNE_ERROR_FORMAT);
+    assert_non_null(strstr(err.message, "base"));
+    unlink(path);
+    assert_int_equal(settings_base_change(home, "/new", &err), ATTUNE_ERROR_IO);
 }
 
 /* A host that writes its numbers with a comma: our files have a point all the same. */
@@ -350,6 +412,7 @@ int main(void) {
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_digits), cmocka_unit_test(test_longest_configuration),
         cmocka_unit_test(test_limits),     cmocka_unit_test(test_lines),
         cmocka_unit_test(test_bytes_that_are_no_text), cmocka_unit_test(test_configuration),
+        cmocka_unit_test(test_configuration_of_an_earlier_version), cmocka_unit_test(test_another_base),
         cmocka_unit_test(test_locale_of_the_host),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -189,36 +189,89 @@ static void test_newer_schema(void **state) {
 
 static void test_migrations(void **state) {
     struct fixture *f = *state;
-    const char *steps[] = {store_schema_steps[0], "CREATE TABLE second (a)",
+    const char *steps[] = {store_schema_steps[0], store_schema_steps[1], "CREATE TABLE second (a)",
                            "CREATE TABLE third (a); CREATE TABLE second (a)"};
-    OK(store_schema_migrate(f->store, steps, 2, &f->err));
-    assert_int_equal(pragma(f->store, "PRAGMA user_version"), 2);
-    FAILS(store_schema_migrate(f->store, steps, 3, &f->err), ATTUNE_ERROR_INTERNAL, "already exists", "store.db");
-    assert_int_equal(pragma(f->store, "PRAGMA user_version"), 2);
-    assert_int_equal(pragma(f->store, "SELECT count(*) FROM sqlite_schema WHERE name = 'second'"), 1);
-    assert_int_equal(pragma(f->store, "SELECT count(*) FROM sqlite_schema WHERE name = 'third'"), 0);
-    steps[2] = "CREATE TABLE third (a)";
     OK(store_schema_migrate(f->store, steps, 3, &f->err));
     assert_int_equal(pragma(f->store, "PRAGMA user_version"), 3);
+    FAILS(store_schema_migrate(f->store, steps, 4, &f->err), ATTUNE_ERROR_INTERNAL, "already exists", "store.db");
+    assert_int_equal(pragma(f->store, "PRAGMA user_version"), 3);
+    assert_int_equal(pragma(f->store, "SELECT count(*) FROM sqlite_schema WHERE name = 'second'"), 1);
+    assert_int_equal(pragma(f->store, "SELECT count(*) FROM sqlite_schema WHERE name = 'third'"), 0);
+    steps[3] = "CREATE TABLE third (a)";
+    OK(store_schema_migrate(f->store, steps, 4, &f->err));
+    assert_int_equal(pragma(f->store, "PRAGMA user_version"), 4);
+}
+
+/* A store that attune 0.1.0 made with schema 1: 9 rows of a file, an edited answer and one without consent, a
+ * published run over the ten examples, its adapter. */
+static void test_a_store_of_schema_1(void **state) {
+    struct fixture *f = *state;
+    struct rows rows;
+    attune_store_statistics s;
+    int64_t fresh = -1;
+    char bytes[70000];
+    ATTUNE_INIT(s);
+    FILE *file = fopen(ATTUNE_TEST_ROOT "/tests/golden/store_v1.db", "rb");
+    assert_non_null(file);
+    size_t n = fread(bytes, 1, sizeof bytes, file);
+    fclose(file);
+    write_file(f, "store.db", bytes, n);
+    OK(store_open_path(f->home, 0, &f->store, &f->err));
+    assert_int_equal(pragma(f->store, "PRAGMA user_version"), store_schema_newest());
+    assert_sound(f);
+    examples(f, &rows);
+    assert_int_equal(rows.n, 10);
+    int edited = 0;
+    for (size_t i = 0; i < rows.n; i++) edited += strcmp(rows.row[i].response, "A drowned glacial valley.") == 0;
+    assert_int_equal(edited, 1);
+    OK(store_counts(f->store, NULL, NULL, NULL, &fresh, &f->err));
+    assert_int_equal(fresh, 0); /* the run has used them all */
+    OK(attune_store_statistics_get(f->store, &s, &f->err));
+    assert_int_equal(s.interactions, 11);
+    assert_int_equal(s.consented, 10);
+    assert_int_equal(s.feedback, 2);
+    assert_int_equal(s.examples_preference, 1);
+    assert_int_equal(pragma(f->store, "SELECT count(*) FROM run_interaction"), 10); /* the lineage is there, too */
+    OK(record(f->store, "p", "r", 1, NULL, &f->err));
+    assert_int_equal(count_interactions(f), 12);
 }
 
 static void test_damaged(void **state) {
     struct fixture *f = *state;
-    char problem[200], noise[4096];
+    char noise[4096];
     for (int i = 0; i < 50; i++) OK(record(f->store, "p", "r", i + 1, NULL, &f->err));
     attune_store_close(f->store);
     f->store = NULL;
     int64_t size = size_of(f, "store.db");
     memset(noise, 0x5a, sizeof noise);
     FILE *file = fopen(in_home(f, "store.db"), "r+b");
-    for (int64_t at = 4096; at + 4096 <= size; at += 4096) {
+    for (int64_t at = 8192; at + 4096 <= size; at += 4096) {
         fseek(file, at, SEEK_SET);
         fwrite(noise, 1, sizeof noise, file);
     }
     fclose(file);
-    OK(store_open_path(f->home, 0, &f->store, &f->err));
+    FAILS(store_open_path(f->home, 0, &f->store, &f->err), ATTUNE_ERROR_FORMAT, "damaged", "store.db");
+}
+
+static void test_a_row_without_its_parent(void **state) {
+    struct fixture *f = *state;
+    char problem[200];
+    OK(record(f->store, "p", "r", 1, NULL, &f->err));
+    OK(store_exec(f->store,
+                  "PRAGMA foreign_keys = OFF; INSERT INTO run_interaction (interaction, run) VALUES (1, 77);"
+                  "PRAGMA foreign_keys = ON",
+                  "test", &f->err));
     FAILS(store_check(f->store, problem, sizeof problem, &f->err), ATTUNE_ERROR_FORMAT, "damaged", "store.db");
-    FAILS(record(f->store, "p", "r", 0, NULL, &f->err), ATTUNE_ERROR_FORMAT, "damaged", "store.db");
+    assert_non_null(strstr(problem, "run_interaction"));
+}
+
+static void test_a_changed_audit(void **state) {
+    struct fixture *f = *state;
+    char problem[200];
+    OK(store_consent_set(f->store, 0, &f->err));
+    assert_sound(f);
+    OK(store_exec(f->store, "UPDATE audit SET detail = 'given' WHERE id = 2", "test", &f->err));
+    FAILS(store_check(f->store, problem, sizeof problem, &f->err), ATTUNE_ERROR_FORMAT, "audit: entry 2", "store.db");
 }
 
 /* ---- hostile: a disk or another program that refuses ---- */
@@ -239,7 +292,7 @@ static void test_locked(void **state) {
     FAILS(record(patient, "p", "r", 0, NULL, &f->err), ATTUNE_ERROR_BUSY, "try again", "store.db");
     close(fd);
     OK(record(patient, "p", "r", 0, NULL, &f->err));
-    assert_int_equal(count_interactions(f), 2);
+    assert_int_equal(count_interactions(f), 4); /* those that could not be written stayed in the queue */
     attune_store_close(patient);
 }
 
@@ -247,12 +300,18 @@ static void test_full_disk(void **state) {
     struct fixture *f = *state;
     char limit[64], *big = calloc(1, 1 << 20);
     OK(record(f->store, "before", "r", 0, NULL, &f->err));
-    snprintf(limit, sizeof limit, "PRAGMA max_page_count = %d", pragma(f->store, "PRAGMA page_count") + 8);
-    pragma(f->store, limit);
+    attune_store *writer = f->store->writer; /* the queue is empty: its thread leaves it alone */
+    snprintf(limit, sizeof limit, "PRAGMA max_page_count = %d", pragma(writer, "PRAGMA page_count") + 8);
+    pragma(writer, limit);
     memset(big, 'x', (1 << 20) - 1);
     FAILS(record(f->store, "too much", big, 0, NULL, &f->err), ATTUNE_ERROR_IO, "no space", "store.db");
-    OK(record(f->store, "after", "r", 0, NULL, &f->err));
-    assert_int_equal(count_interactions(f), 2);
+    FAILS(record(f->store, "after", "r", 0, NULL, &f->err), ATTUNE_ERROR_IO, "no space", "store.db");
+    assert_int_equal(count_interactions(f), 1);
+    OK(store_enter(writer, &f->err));
+    pragma(writer, "PRAGMA max_page_count = 1000000"); /* somebody has made room */
+    store_leave(writer);
+    OK(attune_store_flush(f->store, &f->err));
+    assert_int_equal(count_interactions(f), 3);
     assert_sound(f);
     free(big);
 }
@@ -264,8 +323,8 @@ static void test_disk_error(void **state) {
     int code = record(f->store, "p", "r", 0, NULL, &f->err);
     unsetenv("ATTUNE_FAULT");
     assert_int_equal(code, ATTUNE_ERROR_IO);
-    assert_int_equal(count_interactions(f), 1);
-    OK(record(f->store, "p", "r", 0, NULL, &f->err)); /* nothing is left locked */
+    OK(record(f->store, "p", "r", 0, NULL, &f->err)); /* nothing is left locked, nothing lost */
+    assert_int_equal(count_interactions(f), 3);
 }
 
 /* As nobody, where this runs as root, for whom no file is read only. */
@@ -306,13 +365,13 @@ static int write_from_callback(const struct store_row *row, void *user, attune_e
     (void)row;
     int64_t n;
     assert_int_equal(store_counts(user, &n, NULL, NULL, NULL, err), ATTUNE_OK); /* reading is fine */
-    return record(user, "p2", "r2", 0, NULL, err);
+    return store_consent_set(user, 0, err);
 }
 
 static void test_callback_may_not_write(void **state) {
     struct fixture *f = *state;
     OK(record(f->store, "p", "r", 0, NULL, &f->err));
-    FAILS(store_examples(f->store, write_from_callback, f->store, &f->err), ATTUNE_ERROR_STATE, "callback", "store.db");
+    FAILS(store_examples(f->store, NULL, write_from_callback, f->store, &f->err), ATTUNE_ERROR_STATE, "callback", "store.db");
     OK(record(f->store, "p2", "r2", 0, NULL, &f->err));
     assert_int_equal(count_interactions(f), 2);
 }
@@ -565,7 +624,9 @@ static void test_runs(void **state) {
                             .seconds = 1.5,
                             .tokens_per_s = 600,
                             .adapter = 0};
-    struct store_run_example list[] = {{"h2", 1, 0}, {"h1", 0, 0}, {"h3", 2, 1}}, *back = NULL;
+    struct store_run_example list[] = {{.content_hash = "h2", .position = 1},
+                                       {.content_hash = "h1"},
+                                       {.content_hash = "h3", .position = 2, .held_out = 1}}, *back = NULL;
     struct store_run out;
     size_t n = 0;
     FAILS(store_run_last(f->store, NULL, &out, &f->err), ATTUNE_ERROR_NOT_FOUND, "no run", "");
@@ -687,7 +748,10 @@ int main(void) {
         BARE(test_somebody_elses_database),
         WITH_STORE(test_newer_schema),
         WITH_STORE(test_migrations),
+        BARE(test_a_store_of_schema_1),
         WITH_STORE(test_damaged),
+        WITH_STORE(test_a_row_without_its_parent),
+        WITH_STORE(test_a_changed_audit),
         WITH_STORE(test_locked),
         WITH_STORE(test_full_disk),
         WITH_STORE(test_disk_error),

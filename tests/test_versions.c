@@ -1,5 +1,6 @@
 /* Adapters of a home by number: looking, choosing, going back, moving out and in, and engines over them. */
 #include "adapters/adapter_file.h"
+#include "job/home.h"
 #include "tests/home_fixture.h"
 
 /* Adapters 1 to n, each trained from the one before. */
@@ -143,7 +144,7 @@ static void test_rollback(void **state) {
 
     /* a parent that is damaged is not stepped over in silence */
     OK(attune_adapter_use(f->home, 4, &f->err));
-    set_state(f, 3, "retired");
+    sql(f, "UPDATE adapter SET state = 'retired' WHERE number = 3"); /* attune itself has no way back */
     flip_byte(adapter_path(f, 3), -1);
     now = -1;
     FAILS(attune_adapter_rollback(f->home, &now, &f->err), ATTUNE_ERROR_FORMAT, "use another adapter", "3.gguf");
@@ -154,6 +155,112 @@ static void test_rollback(void **state) {
     sql(f, "UPDATE adapter SET parent = 3 WHERE number = 2");
     FAILS(attune_adapter_rollback(f->home, &now, &f->err), ATTUNE_ERROR_FORMAT, "younger", "");
     assert_int_equal(active(f), 4);
+}
+
+/* ---- what forgetting, or a process that died, has left ---- */
+
+static void reconcile(struct homes *f) {
+    attune_job *job = NULL;
+    OK(attune_job_open(f->home, NULL, &job, &f->err));
+    attune_job_close(job);
+}
+
+static void name_current(struct homes *f, int number) {
+    char text[128], sha256[65];
+    char query[80];
+    snprintf(query, sizeof query, "SELECT sha256 FROM adapter WHERE number = %d", number);
+    snprintf(sha256, sizeof sha256, "%s", sql_text(f, query));
+    snprintf(text, sizeof text, "%d %s\n", number, sha256);
+    write_text(in_home(f, "CURRENT"), text);
+}
+
+static void test_revoked_files_go(void **state) {
+    struct homes *f = *state;
+    make_versions(f, 4);
+    set_state(f, 3, "revoked");
+    set_state(f, 4, "revoked");
+    name_current(f, 4); /* as before the revoking */
+    assert_true(exists(adapter_path(f, 3)));
+    reconcile(f);
+    assert_int_equal(active(f), 2);
+    assert_string_equal(adapter_info(f, 4).state, "revoked");
+    assert_true(exists(adapter_path(f, 1)) && exists(adapter_path(f, 2)));
+    assert_false(exists(adapter_path(f, 3)) || exists(adapter_path(f, 4)));
+    OK(attune_home_check(f->home, NULL, NULL, NULL, &f->err));
+    /* over several, down to the base */
+    set_state(f, 1, "revoked");
+    set_state(f, 2, "revoked");
+    name_current(f, 2);
+    reconcile(f);
+    assert_int_equal(active(f), 0);
+    /* parents in a ring, or nobody's: the base */
+    sql(f, "UPDATE adapter SET parent = 4 WHERE number = 3");
+    name_current(f, 4);
+    reconcile(f);
+    assert_int_equal(active(f), 0);
+    sql(f, "UPDATE adapter SET parent = 2 WHERE number = 3; DELETE FROM adapter WHERE number = 2");
+    name_current(f, 4);
+    reconcile(f);
+    assert_int_equal(active(f), 0);
+    int number;
+    import_rows(f, 30, 4);
+    publish_run(f, 5);
+    OK(attune_adapter_import(f->home, adapter_path(f, 5), &number, &f->err));
+    assert_int_equal(number, 6);
+}
+
+/* Nobody who chooses an adapter can be overtaken by its revoking: it is refused, and CURRENT is as it was. */
+static void test_revoked_are_not_chosen(void **state) {
+    struct homes *f = *state;
+    attune_store *store = NULL;
+    make_versions(f, 2);
+    set_state(f, 1, "revoked");
+    OK(attune_store_open(f->home, NULL, &store, &f->err));
+    /* past the look that `use` takes before */
+    FAILS(home_activate(f->home, store, NULL, 1, sha256_of(adapter_path(f, 1)), &f->err), ATTUNE_ERROR_STATE, "revoked", "");
+    assert_int_equal(active(f), 2);
+    OK(home_activate(f->home, store, NULL, 0, "", &f->err));
+    assert_int_equal(active(f), 0);
+    attune_store_close(store);
+}
+
+/* A run failed while its adapter was being published, and the process died before it cleaned up. */
+static void test_remains_of_a_failed_run(void **state) {
+    struct homes *f = *state;
+    make_versions(f, 2);
+    shell("cp %s %s/two.gguf", adapter_path(f, 2), f->folder);
+    /* the file alone; one of another run is none of our business */
+    sql(f, "UPDATE run SET state = 'failed', adapter = 0 WHERE number = 2; DELETE FROM adapter WHERE number = 2");
+    name_current(f, 1);
+    shell("cp %s %s", adapter_path(f, 1), adapter_path(f, 3));
+    reconcile(f);
+    assert_true(exists(adapter_path(f, 3)));
+    unlink(adapter_path(f, 3));
+    assert_true(exists(adapter_path(f, 2)));
+    reconcile(f);
+    assert_false(exists(adapter_path(f, 2)));
+    assert_int_equal(active(f), 1);
+    /* with its row */
+    shell("cp %s/two.gguf %s", f->folder, adapter_path(f, 2));
+    char statement[400], run[65];
+    snprintf(run, sizeof run, "%s", sql_text(f, "SELECT id FROM run WHERE number = 2"));
+    snprintf(statement, sizeof statement,
+             "INSERT INTO adapter (number, parent, state, origin, sha256, run, run_id, created_ms, bytes, examples, "
+             "rank) VALUES (2, 1, 'candidate', 'trained', '%s', 2, '%s', 1, 1, 1, 2)",
+             sha256_of(adapter_path(f, 2)), run);
+    sql(f, statement);
+    reconcile(f);
+    assert_false(exists(adapter_path(f, 2)));
+    assert_string_equal(adapter_info(f, 2).state, "revoked");
+    assert_int_equal(active(f), 1);
+    assert_true(exists(adapter_path(f, 1)));
+    /* a run that stands keeps what it has written: it goes on from there */
+    shell("cp %s/two.gguf %s", f->folder, adapter_path(f, 2));
+    sql(f, "UPDATE run SET state = 'unfinished' WHERE number = 2; DELETE FROM adapter WHERE number = 2");
+    reconcile(f);
+    assert_true(exists(adapter_path(f, 2)));
+    publish_run(f, 2);
+    assert_true(same_files(in_folder(f, "two.gguf"), adapter_path(f, 2)));
 }
 
 /* ---- out ---- */
@@ -433,6 +540,9 @@ int main(void) {
         TEST(test_list_and_get),
         TEST(test_use),
         TEST(test_rollback),
+        TEST(test_revoked_files_go),
+        TEST(test_revoked_are_not_chosen),
+        TEST(test_remains_of_a_failed_run),
         TEST(test_export),
         TEST(test_round_trip),
         TEST(test_import_of_another_base),

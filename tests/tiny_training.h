@@ -37,13 +37,13 @@ static inline void tiny_add(struct example_set *set, const struct model *model, 
     static const char *const things[] = {"the harbour", "a boat", "the old man", "bread and tea", "the letters"};
     static const char *const answers[] = {"the wind will turn before noon", "none of them was hers",
                                           "he sang to himself and mended his nets, and the fish came back"};
-    char prompt[128], response[160], hash[65], prompt_hash[65];
+    char prompt[128], response[160], hash[65], prompt_hash[17];
     int added = 0;
     snprintf(prompt, sizeof prompt, "what of %s, number %d?", things[i % 5], i);
     snprintf(response, sizeof response, "%s.", answers[i % 3]);
     uint64_t number = (uint64_t)(i + 1);
     snprintf(hash, sizeof hash, "%016llx%048d", (unsigned long long)(0x9e3779b97f4a7c15u * number), 0);
-    snprintf(prompt_hash, sizeof prompt_hash, "%016llx%048d", (unsigned long long)(0xbf58476d1ce4e5b9u * number), 0);
+    snprintf(prompt_hash, sizeof prompt_hash, "%016llx", (unsigned long long)(0xbf58476d1ce4e5b9u * number));
     attune_message messages[] = {{"user", prompt}};
     OK(example_add(set, model, messages, 1, response, hash, prompt_hash, max_tokens, &added, &err));
     assert_int_equal(added, 1);

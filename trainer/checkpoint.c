@@ -43,8 +43,10 @@ static void digest(const char *state, size_t state_size, uint64_t step, uint64_t
     hash_finish(&hash, hex);
 }
 
-int checkpoint_write(const struct trainer *t, const char *state, const char *path, attune_error *err) {
+int checkpoint_prepare(const struct trainer *t, const char *state, const char *path, struct file_writer *out,
+                       attune_error *err) {
     struct gguf_writer *w = NULL;
+    struct file_writer file = {0};
     int code = gguf_writer_create(&w, err);
     if (code != ATTUNE_OK) return code;
     char configuration[512], hex[HASH_HEX_SIZE];
@@ -64,9 +66,20 @@ int checkpoint_write(const struct trainer *t, const char *state, const char *pat
     gguf_put_tensor(w, "parameters", BLOCK_F32, 1, dims, t->lora->parameters);
     gguf_put_tensor(w, "moment.first", BLOCK_F32, 1, dims, t->adamw.m);
     gguf_put_tensor(w, "moment.second", BLOCK_F32, 1, dims, t->adamw.v);
-    code = gguf_writer_publish(w, path, "checkpoint", 0, NULL, err);
+    code = file_writer_open(path, "checkpoint", &file, err);
+    if (code == ATTUNE_OK) code = gguf_writer_write(w, &file, NULL, err);
+    if (code == ATTUNE_OK)
+        *out = file;
+    else
+        file_writer_abandon(&file);
     gguf_writer_destroy(w);
     return code;
+}
+
+int checkpoint_write(const struct trainer *trainer, const char *state, const char *path, attune_error *err) {
+    struct file_writer file = {0};
+    int code = checkpoint_prepare(trainer, state, path, &file, err);
+    return code == ATTUNE_OK ? file_writer_publish(&file, err) : code;
 }
 
 static int expect_text(const struct gguf *g, const char *key, const char *wanted, const char *path, attune_error *err) {

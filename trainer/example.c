@@ -10,7 +10,13 @@ static uint64_t key_of(const char *hex) {
     return strtoull(digits, NULL, 16);
 }
 
-static int append(struct example_set *set, const struct example *example, attune_error *err) {
+/* Takes ids and supervised, on success. */
+static int append(struct example_set *set, int32_t *ids, uint8_t *supervised, size_t n, const char *content_hash,
+                  const char *prompt_hash, attune_error *err) {
+    struct example example = {.ids = ids, .supervised = supervised, .n = n, .key = key_of(content_hash)};
+    for (size_t i = 1; i < n; i++) example.n_supervised += supervised[i];
+    strncpy(example.hash, content_hash, sizeof example.hash - 1);
+    strncpy(example.prompt_hash, prompt_hash, sizeof example.prompt_hash - 1);
     if (set->n == set->capacity) {
         size_t capacity = set->capacity ? 2 * set->capacity : 64;
         struct example *grown = realloc(set->items, capacity * sizeof *grown);
@@ -18,7 +24,7 @@ static int append(struct example_set *set, const struct example *example, attune
         set->items = grown;
         set->capacity = capacity;
     }
-    set->items[set->n++] = *example;
+    set->items[set->n++] = example;
     return ATTUNE_OK;
 }
 
@@ -37,7 +43,6 @@ int example_add(struct example_set *set, const struct model *model, const attune
                 const char *response, const char *content_hash, const char *prompt_hash, size_t max_tokens, int *added,
                 attune_error *err) {
     struct token_list tokens = {0};
-    struct example example = {.key = key_of(content_hash)};
     *added = 0;
     if (!model->chat) {
         if (err) *err = model->chat_error;
@@ -48,19 +53,31 @@ int example_add(struct example_set *set, const struct model *model, const attune
     /* Behind the last supervised token there is nothing to learn from. */
     size_t n = tokens.n < max_tokens ? tokens.n : max_tokens;
     while (n > 0 && !tokens.mask[n - 1]) n--;
-    for (size_t i = 1; i < n; i++) example.n_supervised += tokens.mask[i];
-    if (example.n_supervised == 0) goto out;
-    example.ids = tokens.ids;
-    example.supervised = tokens.mask;
-    example.n = n;
-    strncpy(example.hash, content_hash, sizeof example.hash - 1);
-    strncpy(example.prompt_hash, prompt_hash, sizeof example.prompt_hash - 1);
-    code = append(set, &example, err);
+    /* the first token is nobody's target */
+    if (n < 2) goto out;
+    code = append(set, tokens.ids, tokens.mask, n, content_hash, prompt_hash, err);
     if (code != ATTUNE_OK) goto out;
     *added = 1;
     return ATTUNE_OK;
 out:
     token_list_free(&tokens);
+    return code;
+}
+
+int example_add_tokens(struct example_set *set, const int32_t *ids, const uint8_t *supervised, size_t n,
+                       const char *content_hash, const char *prompt_hash, attune_error *err) {
+    int32_t *own_ids = malloc(n * sizeof *own_ids);
+    uint8_t *own_supervised = malloc(n);
+    int code = own_ids && own_supervised ? ATTUNE_OK : error_set_memory(err, "an example", n * sizeof *own_ids);
+    if (code == ATTUNE_OK) {
+        memcpy(own_ids, ids, n * sizeof *own_ids);
+        memcpy(own_supervised, supervised, n);
+        code = append(set, own_ids, own_supervised, n, content_hash, prompt_hash, err);
+    }
+    if (code != ATTUNE_OK) {
+        free(own_ids);
+        free(own_supervised);
+    }
     return code;
 }
 

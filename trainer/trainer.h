@@ -15,7 +15,7 @@ struct example {
     size_t n, n_supervised; /* n_supervised: targets that remain after the cut */
     uint64_t key;         /* from the content hash: dropout is keyed by it */
     char hash[65];
-    char prompt_hash[65];
+    char prompt_hash[17];
 };
 struct example_set {
     struct example *items;
@@ -25,6 +25,9 @@ struct example_set {
 int example_add(struct example_set *set, const struct model *model, const attune_message *messages,
                 size_t n_messages, const char *response, const char *content_hash, const char *prompt_hash,
                 size_t max_tokens, int *added, attune_error *err);
+/* One that example_add has made before: ids(n) and supervised(n) are copied. */
+int example_add_tokens(struct example_set *set, const int32_t *ids, const uint8_t *supervised, size_t n,
+                       const char *content_hash, const char *prompt_hash, attune_error *err);
 void example_set_free(struct example_set *set);
 
 /* ---- configuration ---- */
@@ -98,6 +101,10 @@ int evaluator_create(const struct model *model, struct pool *pool, size_t micro_
 void evaluator_free(struct evaluator *evaluator);
 
 /* ---- checkpoints: GGUF with parameters, moments and the caller's own state (JSON text) ---- */
+/* All but the last moment: written, synced and verified beside `path`. The caller puts it in place with
+ * file_writer_publish, or abandons it. */
+int checkpoint_prepare(const struct trainer *trainer, const char *state, const char *path, struct file_writer *out,
+                       attune_error *err);
 int checkpoint_write(const struct trainer *trainer, const char *state, const char *path, attune_error *err);
 /* state is malloc'ed. trainer NULL: the state only. A checkpoint of another configuration or base:
  * ATTUNE_ERROR_MISMATCH. */

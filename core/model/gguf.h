@@ -80,9 +80,11 @@ void gguf_put_strings(struct gguf_writer *writer, const char *key, const char *c
 /* data is borrowed until the file is written. */
 void gguf_put_tensor(struct gguf_writer *writer, const char *name, enum block_type type, uint32_t n_dims,
                      const uint64_t *dims, const void *data);
-/* Errors of the puts (memory, names) surface here. Writes through file_writer with the fault points
- * of `point`, reads the temporary back and compares its hash with what was written, then publishes;
- * new_only: an existing path is an error. sha256 (nullable) gets the hash of the file. */
+/* Errors of the puts (memory, names) surface here. Into a file that is open and empty (file_writer_open): writes and
+ * syncs it, reads the temporary back and compares its hash with what was written; the caller publishes it or abandons
+ * it. sha256 (nullable) gets the hash of the file. */
+int gguf_writer_write(struct gguf_writer *writer, struct file_writer *file, char sha256[65], attune_error *err);
+/* All of it, with the fault points of `point`; new_only: an existing path is an error. */
 int gguf_writer_publish(struct gguf_writer *writer, const char *path, const char *point, int new_only,
                         char sha256[65], attune_error *err);
 

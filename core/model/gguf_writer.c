@@ -234,7 +234,7 @@ void gguf_put_tensor(struct gguf_writer *writer, const char *name, enum block_ty
 
 /* Where the bytes go: the file and the hash of what it should hold. */
 struct sink {
-    struct file_writer file;
+    struct file_writer *file;
     struct hash hash;
     int code;
     attune_error *err;
@@ -243,12 +243,12 @@ struct sink {
 static void emit(struct sink *sink, const void *data, size_t n) {
     if (sink->code != ATTUNE_OK) return;
     hash_add(&sink->hash, data, n);
-    sink->code = file_writer_add(&sink->file, data, n, sink->err);
+    sink->code = file_writer_add(sink->file, data, n, sink->err);
 }
 
 static void emit_padding(struct sink *sink) {
     static const unsigned char zeros[ALIGNMENT];
-    emit(sink, zeros, (ALIGNMENT - sink->file.written % ALIGNMENT) % ALIGNMENT);
+    emit(sink, zeros, (ALIGNMENT - sink->file->written % ALIGNMENT) % ALIGNMENT);
 }
 
 /* Header, pairs and descriptions. */
@@ -283,10 +283,9 @@ static int verify(const struct file_writer *file, const char wanted[HASH_HEX_SIZ
     return code;
 }
 
-int gguf_writer_publish(struct gguf_writer *writer, const char *path, const char *point, int new_only,
-                        char sha256[65], attune_error *err) {
+int gguf_writer_write(struct gguf_writer *writer, struct file_writer *file, char sha256[65], attune_error *err) {
     struct buffer head = {0};
-    struct sink sink = {.err = err};
+    struct sink sink = {.file = file, .err = err};
     char hex[HASH_HEX_SIZE];
     encode(writer, &head);
     int code = writer->code;
@@ -294,7 +293,6 @@ int gguf_writer_publish(struct gguf_writer *writer, const char *path, const char
         if (err) *err = writer->error;
         goto out;
     }
-    if ((code = file_writer_open(path, point, &sink.file, err)) != ATTUNE_OK) goto out;
     hash_start(&sink.hash);
     emit(&sink, head.data, head.size);
     emit_padding(&sink);
@@ -304,12 +302,22 @@ int gguf_writer_publish(struct gguf_writer *writer, const char *path, const char
     }
     if ((code = sink.code) != ATTUNE_OK) goto out;
     hash_finish(&sink.hash, hex);
-    if ((code = file_writer_sync(&sink.file, err)) != ATTUNE_OK) goto out;
-    if ((code = verify(&sink.file, hex, err)) != ATTUNE_OK) goto out;
-    code = new_only ? file_writer_publish_new(&sink.file, err) : file_writer_publish(&sink.file, err);
+    if ((code = file_writer_sync(file, err)) != ATTUNE_OK) goto out;
+    code = verify(file, hex, err);
     if (code == ATTUNE_OK && sha256) memcpy(sha256, hex, sizeof hex);
 out:
-    file_writer_abandon(&sink.file);
     free(head.data);
+    return code;
+}
+
+int gguf_writer_publish(struct gguf_writer *writer, const char *path, const char *point, int new_only,
+                        char sha256[65], attune_error *err) {
+    struct file_writer file = {0};
+    char hex[HASH_HEX_SIZE];
+    int code = file_writer_open(path, point, &file, err);
+    if (code == ATTUNE_OK) code = gguf_writer_write(writer, &file, hex, err);
+    if (code == ATTUNE_OK) code = new_only ? file_writer_publish_new(&file, err) : file_writer_publish(&file, err);
+    if (code == ATTUNE_OK && sha256) memcpy(sha256, hex, sizeof hex);
+    file_writer_abandon(&file);
     return code;
 }
