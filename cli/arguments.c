@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* ---- numbers: the whole string, no spaces, no signs ---- */
 
@@ -56,8 +57,7 @@ static bool parse_number(const char *text, double low, double high, double *out)
     return true;
 }
 
-/* A number and one unit out of `units`, each with its factor; no unit: 1. Zero is no budget: refused. */
-static bool parse_scaled(const char *text, const char *units, const double *factors, double high, double *out) {
+bool cli_parse_scaled(const char *text, const char *units, const double *factors, double high, double *out) {
     const char *end;
     double value;
     if (!parse_decimal(text, &value, &end)) return false;
@@ -73,12 +73,13 @@ static bool parse_scaled(const char *text, const char *units, const double *fact
 
 static bool parse_duration(const char *text, double *seconds) {
     const double year = 366.0 * 24 * 3600;
-    return parse_scaled(text, "smh", (const double[]){1, 60, 3600}, year, seconds);
+    return cli_parse_scaled(text, "smh", (const double[]){1, 60, 3600}, year, seconds);
 }
 
 static bool parse_size(const char *text, uint64_t *bytes) {
     double value;
-    if (!parse_scaled(text, "kmg", (const double[]){0x1p10, 0x1p20, 0x1p30}, 0x1p60, &value) || value < 1) return false;
+    if (!cli_parse_scaled(text, "kmg", (const double[]){0x1p10, 0x1p20, 0x1p30}, 0x1p60, &value)) return false;
+    if (value < 1) return false;
     *bytes = (uint64_t)value;
     return true;
 }
@@ -218,6 +219,10 @@ static int take_number(const struct arguments *a, struct option *o, const char *
         snprintf(wanted, sizeof wanted, "a time such as 90, 90s, 20m or 1.5h");
         ok = parse_duration(text, o->to.number);
         break;
+    case OPTION_WHEN:
+        snprintf(wanted, sizeof wanted, "a time such as 2025-01-31, 2025-01-31T09:30 or 2h (ago), later than 1970");
+        ok = cli_parse_when(text, (int64_t)time(NULL) * 1000, o->to.integer);
+        break;
     default:
         snprintf(wanted, sizeof wanted, "a size such as 500000K, 400M or 1.5G");
         ok = parse_size(text, o->to.whole);
@@ -281,6 +286,9 @@ static int add_positional(struct arguments *a, const char *text) {
 int cli_parse(struct cli *cli, struct arguments *a, int argc, char **argv) {
     bool help = false, only_positional = false;
     cli_option(a, option_path("home", "DIR", "the home, in place of $ATTUNE_HOME or the default one", &cli->home));
+    if (a->command->texts)
+        cli_option(a, option_path("key-file", "FILE", "key of an encrypted home, in place of the file it remembers",
+                                  &cli->key_file));
     cli_option(a, option_flag("json", "one JSON object on standard output", &cli->json));
     cli_option(a, option_flag("help", "this text", &help));
     int code = CLI_GO;

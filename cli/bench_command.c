@@ -29,13 +29,13 @@ static void print_people(const char *kind, const attune_bench_result *r) {
 }
 
 static int check_kind(const struct command *command, const char *kind) {
-    static const char *const kinds[] = {"train", "decode", "prefill", "merge"};
+    static const char *const kinds[] = {"train", "decode", "prefill", "merge", "record"};
     enum { N = sizeof kinds / sizeof kinds[0] };
     for (size_t i = 0; i < N; i++)
         if (strcmp(kind, kinds[i]) == 0) return CLI_GO;
     const char *near = cli_nearest(kind, kinds, N);
     if (near) return cli_usage(command, "there is no bench \"%s\"; did you mean \"%s\"?", kind, near);
-    return cli_usage(command, "there is no bench \"%s\": train, decode, prefill or merge", kind);
+    return cli_usage(command, "there is no bench \"%s\": train, decode, prefill, merge or record", kind);
 }
 
 static int bench(const struct cli *cli, const char *kind, const char *base, const attune_bench_options *options) {
@@ -54,10 +54,24 @@ static int bench(const struct cli *cli, const char *kind, const char *base, cons
     return CLI_DONE;
 }
 
+/* Options that say nothing to this bench are refused, not ignored. */
+static int check_options(const struct arguments *a, bool recording) {
+    static const char *const of_model[] = {"base", "adapter", "merge", "threads", "tokens", "rank"};
+    static const char *const of_record[] = {"dir", "rate", "rows", "alone"};
+    for (size_t i = 0; recording && i < sizeof of_model / sizeof of_model[0]; i++)
+        if (cli_given(a, of_model[i])) return cli_usage(a->command, "bench record has no option --%s", of_model[i]);
+    for (size_t i = 0; !recording && i < sizeof of_record / sizeof of_record[0]; i++)
+        if (cli_given(a, of_record[i])) return cli_usage(a->command, "--%s is for bench record", of_record[i]);
+    return CLI_GO;
+}
+
 static int run(struct cli *cli, int argc, char **argv) {
     const char *base = NULL;
+    bool alone = false, recording = false;
     attune_bench_options options;
+    attune_bench_record_options record;
     ATTUNE_INIT(options);
+    ATTUNE_INIT(record);
     struct arguments a = {.command = &bench_command, .positional_min = 1, .positional_max = 1};
     cli_option(&a, option_path("base", "FILE", "a base model (GGUF), in place of the home's", &base));
     cli_option(&a, option_path("adapter", "FILE", "an adapter file to run with", &options.adapter));
@@ -67,16 +81,26 @@ static int run(struct cli *cli, int argc, char **argv) {
                                   COUNT_MAX));
     cli_option(&a, option_number("seconds", "S", "to measure for; default 3", &options.seconds, 0.01, 3600));
     cli_option(&a, option_integer("rank", "of the adapter that train and merge make up", &options.rank, 1, 65536));
+    cli_bench_record_options(&a, &record, &alone);
     int code = cli_parse(cli, &a, argc, argv);
     if (code == CLI_GO) code = check_kind(a.command, a.positional[0]);
+    if (code == CLI_GO) {
+        recording = strcmp(a.positional[0], "record") == 0;
+        code = check_options(&a, recording);
+    }
+    record.seconds = options.seconds;
+    record.alone = alone;
+    if (code == CLI_GO && recording) return cli_bench_record(cli, &record);
     if (code == CLI_GO) code = bench(cli, a.positional[0], base, &options);
     return code;
 }
 
 const struct command bench_command = {
     .name = "bench",
-    .arguments = "train|decode|prefill|merge [options]",
-    .summary = "How fast this machine trains and answers, beside what it could at most.",
-    .notes = "The limits are measured in the same run with the same number of threads.",
+    .arguments = "train|decode|prefill|merge|record [options]",
+    .summary = "How fast this machine trains, answers and records, beside what it could at most.",
+    .notes = "The limits are measured in the same run with the same number of threads.\n"
+             "record: what a call costs the app, with 1, 2 and 4 processes that record while another one reads;\n"
+             "beside it an SQLite insert in its place; then one process as fast as it can, until all is durable.",
     .run = run,
 };

@@ -22,7 +22,8 @@ enum cli_exit {
 };
 
 struct cli {
-    const char *home; /* --home; NULL: what the library takes by default */
+    const char *home;     /* --home; NULL: what the library takes by default */
+    const char *key_file; /* --key-file; NULL: the one that the home remembers, if it is encrypted */
     bool json;
 };
 
@@ -31,11 +32,13 @@ struct command {
     const char *arguments; /* as in "usage: attune NAME ARGUMENTS" */
     const char *summary;   /* one line, for the list of commands */
     const char *notes;     /* more, after the options; NULL: nothing */
+    bool texts;            /* reads or writes texts of the store: takes --key-file */
     int (*run)(struct cli *cli, int argc, char **argv); /* argv[0]: the first argument; returns enum cli_exit */
 };
 
-extern const struct command init_command, record_command, import_command, status_command, train_command, eval_command,
-    generate_command, chat_command, adapters_command, tokenize_command, bench_command, doctor_command;
+extern const struct command init_command, record_command, import_command, status_command, history_command,
+    consent_command, forget_command, export_command, train_command, eval_command, generate_command, chat_command,
+    adapters_command, backup_command, restore_command, tokenize_command, bench_command, doctor_command;
 
 /* ---- arguments ---- */
 
@@ -57,6 +60,7 @@ enum option_kind {
     OPTION_UNSIGNED, /* 64 bits */
     OPTION_NUMBER,   /* low..high */
     OPTION_DURATION, /* seconds: 90, 90s, 1.5m, 2h */
+    OPTION_WHEN,     /* milliseconds since 1970: a date, a date and time, or so long ago; see when.c */
     OPTION_SIZE      /* bytes: 1000, 64K, 400M, 1.5G; binary */
 };
 
@@ -114,6 +118,9 @@ static inline struct option option_number(const char *name, const char *value, c
 static inline struct option option_duration(const char *name, const char *help, double *to) {
     return (struct option){.name = name, .value = "TIME", .help = help, .kind = OPTION_DURATION, .to.number = to};
 }
+static inline struct option option_when(const char *name, const char *help, int64_t *to) {
+    return (struct option){.name = name, .value = "WHEN", .help = help, .kind = OPTION_WHEN, .to.integer = to};
+}
 static inline struct option option_size(const char *name, const char *help, uint64_t *to) {
     return (struct option){.name = name, .value = "SIZE", .help = help, .kind = OPTION_SIZE, .to.whole = to};
 }
@@ -132,7 +139,7 @@ struct arguments {
 };
 
 void cli_option(struct arguments *arguments, struct option option);
-/* Fills what the options point at, cli->home, cli->json and the positional arguments. CLI_GO, or the exit
+/* Fills what the options point at, *cli and the positional arguments. CLI_GO, or the exit
  * code after --help (on standard output) or a usage error (on standard error). */
 int cli_parse(struct cli *cli, struct arguments *arguments, int argc, char **argv);
 bool cli_given(const struct arguments *arguments, const char *name);
@@ -142,6 +149,45 @@ int cli_usage(const struct command *command, const char *format, ...) __attribut
 const char *cli_nearest(const char *word, const char *const *candidates, size_t n);
 /* Whole string, no sign, no spaces. */
 bool cli_parse_integer(const char *text, int64_t low, int64_t high, int64_t *out);
+/* A number and one unit out of `units`, each with its factor; no unit: 1. Above 0, at most high. */
+bool cli_parse_scaled(const char *text, const char *units, const double *factors, double high, double *out);
+/* Later than 1970-01-01T00:00:00Z, before the year 10000; so that 0 always means "not given". */
+bool cli_parse_when(const char *text, int64_t now_ms, int64_t *ms);
+
+/* ---- the store, and interactions out of it ---- */
+
+/* With --key-file. Errors are told; returns enum cli_exit or CLI_GO. *out only on success. */
+int cli_store_open(const struct cli *cli, attune_store **out);
+
+/* Which interactions, as options say it: attune_filter. */
+struct selection {
+    struct texts ids;
+    int64_t since, until; /* milliseconds; 0: open */
+    const char *app, *session, *match;
+    char *input; /* what came on standard input in the place of match; owned */
+};
+enum { SELECT_ID = 1, SELECT_MATCH = 2 };
+/* --since, --until, --app, --session; with: others, of SELECT_*. */
+void cli_selection_options(struct arguments *arguments, struct selection *selection, unsigned with);
+bool cli_selection_given(const struct selection *selection);
+/* Checks, reads standard input for a "-", fills *filter, which borrows from the selection. CLI_GO or an exit code. */
+int cli_selection_take(const struct command *command, struct selection *selection, attune_filter *filter);
+void cli_selection_free(struct selection *selection);
+
+/* What the rows of JSON Lines have, so that one may be imported; without memory NULL. */
+json_t *cli_row_json(const attune_row *row);
+/* The last message of the person's. */
+const char *cli_row_prompt(const attune_row *row);
+
+/* ---- what forgets: forget, and consent withdrawn ---- */
+
+/* Before anything is opened or read: a person at a terminal can be asked, or has said --yes. CLI_GO or an exit code. */
+int cli_agree_possible(const struct cli *cli, const struct command *command, bool yes);
+/* Shows what the filter names and asks. CLI_GO: the answer was yes. CLI_DONE: nothing is named, and that was told. */
+int cli_agree(const struct cli *cli, attune_store *store, const attune_filter *filter, const char *question);
+void cli_revoked_print(const attune_forget_result *result);
+/* Adds what was revoked; object may be NULL. */
+void cli_revoked_json(json_t *object, const attune_forget_result *result);
 
 /* ---- input ---- */
 
@@ -160,6 +206,13 @@ void cli_print(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2))); /* on standard error */
 /* "  name          value" */
 void cli_field(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Columns of a terminal, without the last one; 79 where there is none. */
+size_t cli_columns(FILE *stream);
+/* Text out of the store, whether or not standard output is a terminal: what would steer one is shown as a symbol,
+ * and lines begin with `indent` spaces. Ends with a newline. */
+void cli_put_text(const char *text, int indent);
+/* The same on one line, without its end, cut to so many columns; returns how many it took. */
+size_t cli_put_line(const char *text, size_t columns);
 /* Begins a style on a terminal that wants colour: "" elsewhere. */
 enum style { STYLE_PLAIN, STYLE_BOLD, STYLE_GREEN, STYLE_YELLOW, STYLE_RED };
 void cli_style(FILE *stream, enum style style);
@@ -168,6 +221,8 @@ int cli_fail(const attune_error *err);
 int cli_fail_text(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* One line with the object, which is released. NULL: no memory to build it. */
 int cli_json(json_t *object);
+/* The same without the end of the line. */
+int cli_json_part(json_t *object);
 json_t *cli_json_text(const char *text); /* bytes that are not UTF-8 become U+FFFD */
 json_t *cli_json_number(double value);   /* null when not finite */
 json_t *cli_json_time(int64_t ms);       /* null for 0 */
@@ -206,6 +261,12 @@ void cli_answer_options(struct arguments *arguments, struct answer_arguments *an
  * Errors are told; returns enum cli_exit. */
 int cli_answer(const struct cli *cli, attune_engine *engine, attune_session *session, struct answer_arguments *answer,
                const volatile sig_atomic_t *interrupt);
+
+/* ---- bench record, beside the other benches ---- */
+
+void cli_bench_record_options(struct arguments *arguments, attune_bench_record_options *options, bool *alone);
+/* Errors are told; returns enum cli_exit. */
+int cli_bench_record(const struct cli *cli, const attune_bench_record_options *options);
 
 /* Room for progress on standard error, when it is a terminal. */
 struct progress {

@@ -103,6 +103,12 @@ void cli_style(FILE *stream, enum style style) {
     if (wants_style(stream)) fputs(codes[style], stream);
 }
 
+size_t cli_columns(FILE *stream) {
+    struct winsize size;
+    if (ioctl(fileno(stream), TIOCGWINSZ, &size) != 0 || size.ws_col < 20) return 79;
+    return size.ws_col - 1u; /* the last column may wrap */
+}
+
 /* ---- errors ---- */
 
 int cli_fail(const attune_error *err) {
@@ -168,15 +174,44 @@ int cli_read_input(bool line, char **text, size_t *length) {
 
 /* ---- JSON ---- */
 
-int cli_json(json_t *object) {
+/* What steers a terminal and stands in JSON as it is: DEL, C1, line and paragraph separators, and what turns the
+ * direction of the text around it. Its code point, *length its bytes; 0: this is none. */
+static unsigned steering(const unsigned char *text, size_t *length) {
+    *length = 1;
+    if (text[0] == 0x7F) return 0x7F;
+    *length = 2;
+    if (text[0] == 0xC2 && text[1] >= 0x80 && text[1] < 0xA0) return text[1];
+    *length = 3;
+    if (text[0] != 0xE2 || (text[1] != 0x80 && text[1] != 0x81)) return 0;
+    unsigned c = 0x2000u | (text[1] & 1u) << 6 | (text[2] & 0x3Fu);
+    return (c >= 0x2028 && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069) ? c : 0;
+}
+
+int cli_json_part(json_t *object) {
     /* 15 digits are what a double holds for certain, so 0.1 stays 0.1. */
     char *text = object ? json_dumps(object, JSON_REAL_PRECISION(15)) : NULL;
     json_decref(object);
     if (!text) return cli_fail_text("out of memory making the JSON object");
-    fputs(text, stdout);
-    fputc('\n', stdout);
+    size_t from = 0, at = 0, length;
+    while (text[at]) {
+        unsigned c = steering((const unsigned char *)text + at, &length);
+        if (!c) {
+            at++;
+            continue;
+        }
+        fwrite(text + from, 1, at - from, stdout);
+        printf("\\u%04X", c);
+        from = at += length;
+    }
+    fputs(text + from, stdout);
     free(text);
     return CLI_DONE;
+}
+
+int cli_json(json_t *object) {
+    int code = cli_json_part(object);
+    if (code == CLI_DONE) fputc('\n', stdout);
+    return code;
 }
 
 json_t *cli_json_text(const char *text) {
@@ -265,12 +300,6 @@ static double monotonic(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static size_t columns(void) {
-    struct winsize size;
-    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col < 20) return 79;
-    return size.ws_col - 1u; /* the last column may wrap */
-}
-
 void cli_progress_open(struct progress *progress) {
     *progress = (struct progress){.shown = isatty(STDERR_FILENO)};
 }
@@ -294,7 +323,7 @@ void cli_progress_draw(struct progress *progress, const attune_progress *now) {
     if (isfinite(now->seconds_left) && now->seconds_left > 0)
         snprintf(left, sizeof left, "  %s left", cli_duration(now->seconds_left).text);
     snprintf(figures, sizeof figures, "%s%s%s%s", steps, speed, loss, left);
-    size_t width = columns(), used = strlen(figures) + sizeof "fold 1/3 []" - 1;
+    size_t width = cli_columns(stderr), used = strlen(figures) + sizeof "fold 1/3 []" - 1;
     size_t cells = width < used + BAR_MIN ? BAR_MIN : width - used;
     draw_bar(now, cells > BAR_MAX ? BAR_MAX : cells, bar);
     snprintf(line, sizeof line, "%-8s [%s]%s", now->phase ? now->phase : "", bar, figures);
@@ -304,6 +333,6 @@ void cli_progress_draw(struct progress *progress, const attune_progress *now) {
 }
 
 void cli_progress_clear(struct progress *progress) {
-    if (progress->on_screen) fprintf(stderr, "\r%*s\r", (int)columns(), "");
+    if (progress->on_screen) fprintf(stderr, "\r%*s\r", (int)cli_columns(stderr), "");
     progress->on_screen = false;
 }

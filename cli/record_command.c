@@ -4,14 +4,27 @@
 #include <string.h>
 
 struct record {
-    const char *prompt, *response, *thumb, *edit, *app, *session;
-    bool consent, no_consent;
+    const char *prompt, *response, *thumb, *edit, *app, *session, *source, *tier;
+    int64_t time_ms;
+    bool consent, no_consent, is_private, cleared;
     char *input; /* what came on standard input; owned */
 };
 
 static int consent_of(const struct record *r) {
     if (r->consent) return ATTUNE_CONSENT_GIVEN;
     return r->no_consent ? ATTUNE_CONSENT_NOT_GIVEN : ATTUNE_CONSENT_HOME;
+}
+
+static int tier_of(const struct record *r) {
+    static const char *const names[] = {"person", "imported", "pasted", "web", "tool"}; /* enum attune_tier */
+    int tier = 0;
+    while (r->tier && strcmp(names[tier], r->tier) != 0) tier++;
+    return tier;
+}
+
+static int sensitivity_of(const struct record *r) {
+    if (r->is_private) return ATTUNE_SENSITIVITY_PRIVATE;
+    return r->cleared ? ATTUNE_SENSITIVITY_CLEARED : ATTUNE_SENSITIVITY_UNKNOWN;
 }
 
 /* What contradicts itself, before anything is read or written. */
@@ -23,9 +36,11 @@ static int check(const struct command *command, const struct record *r) {
         return cli_usage(command, "only one of --prompt, --response and --edit can come on standard input");
     if (r->consent && r->no_consent) return cli_usage(command, "--consent and --no-consent exclude each other");
     if (!r->prompt != !r->response) return cli_usage(command, "--prompt and --response go together");
-    if (!r->prompt && (r->thumb || r->edit || r->session))
-        return cli_usage(command, "--thumb, --edit and --session want --prompt and --response: in a JSON object "
-                                  "they are keys");
+    if (r->is_private && r->cleared) return cli_usage(command, "--private and --cleared exclude each other");
+    if (!r->prompt && (r->thumb || r->edit || r->session || r->source || r->tier || r->time_ms || r->is_private ||
+                       r->cleared))
+        return cli_usage(command, "without --prompt and --response only --app, --consent and --no-consent count: in a "
+                                  "JSON object the others are keys");
     return CLI_GO;
 }
 
@@ -66,6 +81,10 @@ static int record_texts(attune_store *store, const struct record *r, attune_uuid
     interaction.response = r->response;
     interaction.app = r->app;
     interaction.session = r->session;
+    interaction.source = r->source;
+    interaction.time_ms = r->time_ms;
+    interaction.tier = tier_of(r);
+    interaction.sensitivity = sensitivity_of(r);
     interaction.consent = consent_of(r);
     if (attune_store_record(store, &interaction, id, &err) != ATTUNE_OK) return cli_fail(&err);
     if (add_feedback(store, r, id->text, &err) == ATTUNE_OK) return CLI_GO;
@@ -92,8 +111,10 @@ static int record(const struct cli *cli, struct record *r) {
     attune_uuid id = {{0}};
     int code = take_input(r);
     if (code != CLI_GO) return code;
-    if (attune_store_open(cli->home, NULL, &store, &err) != ATTUNE_OK) return cli_fail(&err);
+    code = cli_store_open(cli, &store);
+    if (code != CLI_GO) return code;
     code = r->prompt ? record_texts(store, r, &id) : record_object(store, r, &id);
+    if (code == CLI_GO && attune_store_flush(store, &err) != ATTUNE_OK) code = cli_fail(&err);
     attune_store_close(store);
     if (code != CLI_GO) return code;
     if (cli->json) return cli_json(json_pack("{s:s}", "id", id.text));
@@ -110,6 +131,12 @@ static int run(struct cli *cli, int argc, char **argv) {
     cli_option(&a, option_text("edit", "TEXT|-", "what the person made of the answer", &r.edit));
     cli_option(&a, option_text("app", "NAME", "where it happened", &r.app));
     cli_option(&a, option_text("session", "NAME", "which conversation it belongs to", &r.session));
+    cli_option(&a, option_text("source", "NAME", "where the text came from", &r.source));
+    cli_option(&a, option_choice("tier", "person|imported|pasted|web|tool",
+                                 "whose words the answer is made of; the last three are never learned", &r.tier));
+    cli_option(&a, option_when("time", "when it happened; default now", &r.time_ms));
+    cli_option(&a, option_flag("private", "kept out of training", &r.is_private));
+    cli_option(&a, option_flag("cleared", "let into training, even if it looks like a secret", &r.cleared));
     cli_option(&a, option_flag("consent", "may be trained on", &r.consent));
     cli_option(&a, option_flag("no-consent", "may not be trained on", &r.no_consent));
     int code = cli_parse(cli, &a, argc, argv);
@@ -126,6 +153,7 @@ const struct command record_command = {
     .notes = "Without --prompt and --response: one JSON object on standard input, as a line of `attune import`.\n"
              "- as the value of --prompt, --response or --edit reads that text from standard input, where other\n"
              "users of this computer do not see it; a newline at its very end is left out.\n"
-             "Without --consent and --no-consent the home decides.",
+             "Without --consent and --no-consent the home decides. When the id is printed the row is on the disk.",
+    .texts = true,
     .run = run,
 };

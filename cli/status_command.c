@@ -1,6 +1,42 @@
 #include "cli/cli.h"
 
+#include <assert.h>
 #include <math.h>
+
+/* What the store says of itself; locked: it is encrypted, and its key is not to be had. */
+struct figures {
+    bool locked;
+    attune_store_statistics s;
+};
+
+/* By enum attune_finding. */
+static const char *const finding_keys[] = {"card", "iban", "email", "phone", "token", "private_key", "app"};
+static_assert(sizeof finding_keys / sizeof finding_keys[0] == ATTUNE_FINDINGS, "each kind of finding has a key");
+
+static json_t *count_json(const struct figures *f, int64_t n) { return f->locked ? json_null() : json_integer(n); }
+
+static json_t *findings_json(const struct figures *f) {
+    if (f->locked) return json_null();
+    json_t *object = json_object();
+    for (int i = 0; i < ATTUNE_FINDINGS; i++)
+        json_object_set_new(object, finding_keys[i], json_integer(f->s.findings[i]));
+    return object;
+}
+
+static void set_figures(json_t *object, const struct figures *f) {
+    const attune_store_statistics *s = &f->s;
+    json_object_set_new(object, "encrypted", json_boolean(f->locked || s->encrypted));
+    json_object_set_new(object, "locked", json_boolean(f->locked));
+    json_object_set_new(object, "bytes", count_json(f, s->bytes));
+    json_object_set_new(object, "examples_sft", count_json(f, s->examples_sft));
+    json_object_set_new(object, "examples_preference", count_json(f, s->examples_preference));
+    json_object_set_new(object, "examples_thumb", count_json(f, s->examples_thumb));
+    json_object_set_new(object, "private_rows", count_json(f, s->private_rows));
+    json_object_set_new(object, "findings", findings_json(f));
+    json_object_set_new(object, "not_derived", count_json(f, s->not_derived));
+    json_object_set_new(object, "not_indexed", count_json(f, s->not_indexed));
+    json_object_set_new(object, "scrub_pending", f->locked ? json_null() : json_boolean(s->scrub_pending));
+}
 
 static void set_run(json_t *object, const attune_status *s) {
     bool any = s->run_started_ms != 0;
@@ -16,13 +52,14 @@ static void set_run(json_t *object, const attune_status *s) {
     json_object_set_new(object, "run_tokens_per_s", any ? cli_json_number(s->run_tokens_per_s) : json_null());
 }
 
-static int print_json(const attune_status *s) {
+static int print_json(const attune_status *s, const struct figures *figures) {
     json_t *object = json_pack(
         "{s:o, s:o, s:o, s:s, s:b, s:b, s:I, s:I, s:I, s:I, s:i, s:i}", "home", cli_json_text(s->home), "base_path",
         cli_json_text(s->base_path), "base_name", cli_json_text(s->base_name), "base_sha256", s->base_sha256, "base_ok",
         s->base_ok, "consent", s->consent, "interactions", (json_int_t)s->interactions, "consented",
         (json_int_t)s->consented, "feedback", (json_int_t)s->feedback, "examples_new", (json_int_t)s->examples_new,
         "active_adapter", s->active_adapter, "n_adapters", s->n_adapters);
+    if (object) set_figures(object, figures);
     if (object) set_run(object, s);
     return cli_json(object);
 }
@@ -41,7 +78,31 @@ static void print_run(const attune_status *s) {
     if (s->run_tokens_per_s > 0) cli_field("  speed", "%.0f tokens/s", s->run_tokens_per_s);
 }
 
-static void print_people(const attune_status *s) {
+static void print_private(const attune_store_statistics *s) {
+    if (s->private_rows == 0) return;
+    cli_field("kept out", "%s interactions that are private, or look like it", cli_count(s->private_rows).text);
+    for (int i = 0; i < ATTUNE_FINDINGS; i++)
+        if (s->findings[i] > 0) cli_field("", "%s: %s", attune_finding_name(i), cli_count(s->findings[i]).text);
+}
+
+static void print_figures(const struct figures *f) {
+    const attune_store_statistics *s = &f->s;
+    if (f->locked) {
+        cli_field("encrypted", "yes, and the key is not where it was: --key-file FILE shows more");
+        return;
+    }
+    cli_field("examples", "%s to learn, %s preferences, %s thumbs", cli_count(s->examples_sft).text,
+              cli_count(s->examples_preference).text, cli_count(s->examples_thumb).text);
+    print_private(s);
+    if (s->not_derived > 0 || s->not_indexed > 0)
+        cli_field("waiting", "%s to be looked through, %s to be indexed", cli_count(s->not_derived).text,
+                  cli_count(s->not_indexed).text);
+    if (s->scrub_pending)
+        cli_field("wiping", "traces of what was forgotten are left in the file; training goes on wiping");
+    cli_field("on disk", "%s, %s", cli_bytes((double)s->bytes).text, s->encrypted ? "encrypted" : "not encrypted");
+}
+
+static void print_people(const attune_status *s, const struct figures *figures) {
     cli_field("home", "%s", s->home);
     cli_field("base", "%s (%s)%s", s->base_name, s->base_path,
               s->base_ok ? "" : ": missing or not the file it was; `attune doctor` tells more");
@@ -51,7 +112,24 @@ static void print_people(const attune_status *s) {
     cli_field("recorded", "%s interactions, %s with consent, %s feedback", cli_count(s->interactions).text,
               cli_count(s->consented).text, cli_count(s->feedback).text);
     cli_field("new", "%s examples not learned from yet", cli_count(s->examples_new).text);
+    print_figures(figures);
     print_run(s);
+}
+
+/* A key that was named must fit; that the remembered one is missing still leaves something to tell. */
+static int read_figures(const struct cli *cli, struct figures *f) {
+    attune_error err = {0};
+    attune_store *store = NULL;
+    attune_store_options options;
+    ATTUNE_INIT(options);
+    ATTUNE_INIT(f->s);
+    options.key_file = cli->key_file;
+    int code = attune_store_open(cli->home, &options, &store, &err);
+    f->locked = code == ATTUNE_ERROR_MISMATCH && !cli->key_file;
+    if (f->locked) return CLI_GO;
+    if (code == ATTUNE_OK) code = attune_store_statistics_get(store, &f->s, &err);
+    attune_store_close(store);
+    return code == ATTUNE_OK ? CLI_GO : cli_fail(&err);
 }
 
 static int run(struct cli *cli, int argc, char **argv) {
@@ -60,10 +138,13 @@ static int run(struct cli *cli, int argc, char **argv) {
     if (code != CLI_GO) return code;
     attune_error err = {0};
     attune_status status;
+    struct figures figures = {0};
     ATTUNE_INIT(status);
     if (attune_home_status(cli->home, &status, &err) != ATTUNE_OK) return cli_fail(&err);
-    if (cli->json) return print_json(&status);
-    print_people(&status);
+    code = read_figures(cli, &figures);
+    if (code != CLI_GO) return code;
+    if (cli->json) return print_json(&status, &figures);
+    print_people(&status, &figures);
     return CLI_DONE;
 }
 
@@ -71,5 +152,6 @@ const struct command status_command = {
     .name = "status",
     .arguments = "[options]",
     .summary = "What the home holds, and what the last run did and why.",
+    .texts = true,
     .run = run,
 };

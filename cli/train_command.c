@@ -150,6 +150,7 @@ static int run(struct cli *cli, int argc, char **argv) {
     if (code != CLI_GO) return code;
     options.from = from && strcmp(from, "fresh") == 0 ? ATTUNE_FROM_FRESH : ATTUNE_FROM_ACTIVE;
     options.now = now;
+    options.key_file = cli->key_file;
     return train(cli, &options);
 }
 
@@ -160,5 +161,6 @@ const struct command train_command = {
     .notes = "Ctrl-C stops within moments and keeps what is done; the next `attune train` goes on, as it was planned.\n"
              "An adapter is published only when the loss over held-out rows has fallen. Exit code 0: the run has\n"
              "ended, published or not; 3: not finished or not eligible now, call again.",
+    .texts = true,
     .run = run,
 };

@@ -11,7 +11,7 @@ case $ROOT in /*) ;; *) ROOT=$PWD/$ROOT ;; esac
 D=$(mktemp -d) || exit 1
 trap 'rm -rf "$D"' EXIT
 trap 'exit 1' HUP INT TERM
-unset ATTUNE_HOME XDG_DATA_HOME NO_COLOR
+unset ATTUNE_HOME XDG_DATA_HOME XDG_CONFIG_HOME NO_COLOR TZ
 HOME=$D/user
 export HOME
 mkdir "$HOME"
@@ -77,6 +77,35 @@ json() {
 key() {
     for name; do out "\"$name\": "; done
 }
+# Standard output and error have nothing that steers a terminal: ESC, BEL, CR, DEL, C1, or turns text around.
+tame() {
+    checks=$((checks + 1))
+    cat "$D/out" "$D/err" | LC_ALL=C tr -d '\040-\176\200-\377\n\t' >"$D/control"
+    [ ! -s "$D/control" ] || fail "$what: control characters"
+    for bytes in '\302\233' '\342\200\256' '\342\201\246'; do
+        # shellcheck disable=SC2059
+        ! cat "$D/out" "$D/err" | LC_ALL=C grep -qF "$(printf "$bytes")" || fail "$what: $bytes"
+    done
+}
+# nowhere TEXT FOLDER: no file there has it.
+nowhere() {
+    checks=$((checks + 1))
+    ! LC_ALL=C grep -rqF -e "$1" "$2" || fail "\"$1\" is in $(LC_ALL=C grep -rlF -e "$1" "$2" | tr '\n' ' ')"
+}
+# terminal CODE ANSWER ARGUMENT...: where a person types the answer; both streams are in $D/out.
+terminal() {
+    code=$1 answer=$2
+    shift 2
+    checks=$((checks + 1))
+    what="attune $* (on a terminal)"
+    : >"$D/err"
+    printf '%s\n' "$answer" >"$D/typed"
+    printf '%s\n' "NO_COLOR=1 '$ATTUNE' $*" >"$D/typed.sh"
+    script -qec "sh '$D/typed.sh'" /dev/null <"$D/typed" >"$D/typed.out"
+    got=$?
+    tr -d '\r' <"$D/typed.out" >"$D/out"
+    [ "$got" -eq "$code" ] || fail "$what: exit code $got, not $code"
+}
 
 # ---- dispatch and help ----
 
@@ -89,7 +118,8 @@ grep -qE '^attune [0-9]+\.[0-9]+\.[0-9]+$' "$D/out" || fail "attune --version: n
 expect 0 help
 out "usage: attune COMMAND"
 expect 0 --help
-for command in init record import status train eval generate chat adapters tokenize bench doctor; do
+for command in init record import status history consent forget export train eval generate chat adapters backup \
+    restore tokenize bench doctor; do
     expect 0 help
     out "  $command "
     expect 0 help $command
@@ -126,6 +156,15 @@ for value in -1 1.01 x 0.5x nan; do refused "--top-p wants" generate x "--top-p=
 for value in catalog fres "" "active|fresh"; do refused "--from wants active|fresh" train "--from=$value"; done
 refused "--merge wants none|f16|q8|same" generate x --merge q4
 refused "--home wants a path" status --home=
+refused "has no option --key-file" doctor --key-file x
+refused "has no option --key-file" generate x --key-file x
+for value in "" 0 2 h -1h 1h30m 2H 3M 1y 0h now 99999d 2025-02-29 2025-13-01 2025-00-01 2025-1-1 25-01-01 2025-01-31T \
+    2025-01-31T09 2025-01-31T24:00 2025-01-31T09:60 2025-01-31T09:30:60 2025-01-31T09:30:00. 2025-01-31T09:30+1 \
+    2025-01-31T09:30z 2025-01-31T09:30+24:00 2025-01-31x 1969-12-31 1970-01-01T00:00Z 10000-01-01; do
+    refused "--since wants a time such as" forget --yes "--since=$value"
+    refused "--until wants a time such as" history "--until=$value"
+done
+for value in 0 -1 1.5 x; do refused "--limit wants" history "--limit=$value"; done
 refused "is not UTF-8" generate "$(printf 'a\377')"
 refused "is not UTF-8" record --response b --prompt "$(printf '\300\200')"
 refused "something is missing" generate
@@ -136,10 +175,39 @@ refused "init wants --base" init
 
 # ---- what contradicts itself ----
 
+refused "forget what?" forget
+refused "forget what?" forget --yes
+refused "--all is everything" forget --all --app x --yes
+refused "--json asks nothing" forget --all --json
+refused "nothing lies between" forget --since 1h --until 2h --yes
+refused "one argument too many" forget everything
+refused "only shows" consent --recorded
+refused "only shows" consent --app x
+refused "--recorded is all that is there" consent give --recorded --app x
+refused "--recorded is for consent give" consent withdraw --recorded --yes
+refused "--json asks nothing" consent withdraw --json
+refused 'did you mean "withdraw"?' consent witdraw
+refused "give or withdraw" consent perhaps
+refused "exclude each other" history --all --limit 3
+refused "the text is not UTF-8" history "$(printf 'a\377')"
+refused "standard output cannot have both" export - --json
+refused "is of all examples" export x --format chat --app y
+refused "is of all examples" export x --format preference --since 2h
+refused "--format wants rows|chat|preference" export x --format csv
+refused "something is missing" export
+refused "something is missing" backup
+refused "something is missing" restore
+refused "--key-file is for a home with --encrypt" init --base x --key-file y
+refused "exclude each other" record --prompt a --response b --private --cleared
+refused "--tier wants person|imported|pasted|web|tool" record --prompt a --response b --tier robot
+for option in "--source x" "--tier web" "--time 2h" --private --cleared "--session x"; do
+    # shellcheck disable=SC2086
+    refused "without --prompt and --response only" record $option
+done
 refused "go together" record --prompt a
 refused "only one of" record --prompt - --response -
 refused "exclude each other" record --prompt a --response b --consent --no-consent
-refused "want --prompt and --response" record --thumb up
+refused "without --prompt and --response only" record --thumb up
 refused "--thumb wants up|down" record --prompt a --response b --thumb sideways
 refused "is of a home" generate x --base nowhere.gguf --adapter 3
 refused "is of a home" generate x --base nowhere.gguf --adapter active
@@ -152,11 +220,21 @@ refused "--format is for adapters export" adapters list --format gguf
 refused "--format wants gguf|peft" adapters export 1 x --format onnx
 refused 'did you mean "decode"?' bench decod
 refused "there is no bench" bench everything
+for option in "--base x" "--rank 4" "--tokens 4" "--threads 1"; do
+    # shellcheck disable=SC2086
+    refused "bench record has no option ${option%% *}" bench record $option
+done
+for option in "--dir x" "--rows 4" "--rate 1" --alone; do
+    # shellcheck disable=SC2086
+    refused "${option%% *} is for bench record" bench merge $option
+done
 
 # ---- what is refused without a home, and where the home is looked for ----
 
 for command in status train doctor "import $D/rows" "generate x" "tokenize x" "adapters list" "adapters use 1" \
-    "adapters rollback" "bench merge" "eval $D/rows" chat "record --prompt a --response b"; do
+    "adapters rollback" "bench merge" "eval $D/rows" chat "record --prompt a --response b" history \
+    "history a --since 2025-01-31T09:30:15.250+01:00 --until 1.5h" "forget --all --yes" "forget --id x --yes" consent \
+    "consent give" "consent withdraw --yes" "export $D/new" "backup $D/new"; do
     printf '{"prompt": "a", "response": "b"}\n' >"$D/rows"
     # shellcheck disable=SC2086
     expect 1 $command --home "$D/nowhere" --json
@@ -178,6 +256,27 @@ expect 1 init --home "$D/home" --base "$D/bad.gguf"
 err "$D/bad.gguf"
 checks=$((checks + 1))
 [ ! -e "$D/home" ] || fail "a refused init left a home"
+expect 1 restore "$D/nowhere" --home "$D/home"
+err "$D/nowhere"
+expect 1 restore "$D" --home "$D/home" --json
+silent
+checks=$((checks + 1))
+[ ! -e "$D/home" ] || fail "a refused restore left a home"
+expect 1 forget --all --home "$D/nowhere"
+err "there is no terminal to ask on"
+err "--yes"
+expect 1 bench record --dir "$D/nowhere" --json
+silent
+err "$D/nowhere"
+expect 0 bench record --dir "$D" --seconds 0.05 --rows 50 --json
+json
+key rows_per_s p50_us p99_us p999_us max_us loads processes queue direct rows seconds limits disk_mbytes_per_s \
+    file_bytes_per_row queue_peak_mib peak_rss_mib
+out '"rows": 50,'
+expect 0 bench record --dir "$D" --seconds 0.05 --rows 50 --alone
+out "flat out"
+checks=$((checks + 1))
+[ -z "$(find "$D" -name 'attune-bench*')" ] || fail "bench record left something behind"
 expect 1 generate x --base "$D/bad.gguf"
 expect 1 tokenize x --base="$D/bad.gguf" --json
 silent
@@ -217,12 +316,15 @@ expect 0 init --base "$ATTUNE_TEST_MODEL" --json
 json
 key home base_path base_name base_sha256
 out '"consent": false'
+out '"encrypted": false, "key_file": null'
 expect 1 init --base "$ATTUNE_TEST_MODEL"
 err "$D/home"
 expect 0 status --json
 json
 out '"interactions": 0'
 out '"run_state": null'
+out '"encrypted": false, "locked": false'
+key bytes examples_sft examples_preference examples_thumb private_rows findings not_derived not_indexed scrub_pending
 expect 0 status
 out "none yet"
 expect 3 train --now --json
@@ -261,7 +363,7 @@ rows=$(grep -c . "$persona")
 out "\"rows\": $rows,"
 expect 0 import "$persona" --json
 out '"rows": 0,'
-out "\"duplicates\": $rows}"
+out "\"duplicates\": $rows, \"forgotten\": 0, \"bad\": 0}"
 expect 0 import - --consent --app again <"$D/three"
 printf '{"prompt": "a", "response": "b"}\n{"prompt": "c"}\n' >"$D/bad"
 expect 1 import "$D/bad"
@@ -333,4 +435,396 @@ expect 0 doctor --base "$ATTUNE_TEST_MODEL"
 expect 0 bench merge --seconds 0.1 --rank 4 --json
 json
 key tokens_per_s seconds seconds_load tokens peak_rss_mib limits gflops gbytes_per_s kernels threads
+
+# ---- what is kept: a home of its own ----
+
+ATTUNE_HOME=$D/kept
+expect 0 init --base "$ATTUNE_TEST_MODEL"
+expect 0 history
+out "Nothing is kept"
+expect 0 history --json
+out_is '{"interactions": [], "count": 0, "more": false}'
+expect 0 forget --all --yes
+out "nothing was deleted"
+expect 0 consent --json
+out_is '{"consent": false, "interactions": 0, "consented": 0}'
+
+# times: a zone five hours east of Greenwich
+TZ=EAST-5 expect 0 record --prompt "first" --response "one" --app clock --time 2025-01-31
+TZ=EAST-5 expect 0 record --prompt "second" --response "two" --app clock --time 2025-01-31T09:30
+expect 0 record --prompt "third" --response "three" --app clock --time 2025-01-31T09:30:15.25+01:00
+TZ=EAST-5 expect 0 record --prompt "fourth" --response "four" --app clock --session hour --time "2025-01-31 14:00:01"
+expect 0 history --app clock --json
+json
+for time in 1738263600000 1738297800000 1738312215250 1738314001000; do out "\"time\": $time,"; done
+out '"count": 4,'
+out '"more": false'
+TZ=EAST-5 expect 0 history --since 2025-01-31T09:30 --until 2025-01-31T13:30:15.251 --json
+out '"count": 2,'
+out '"second"'
+out '"third"'
+TZ=EAST-5 expect 0 history --until 2025-01-31 --json
+out '"count": 0,'
+expect 0 history --since 2h --json
+out '"count": 0,'
+expect 0 record --prompt "The déjà vu of today" --response "Fresh bread." --session hour --source bakery --tier web \
+    --private
+expect 0 history --since 5m --json
+out '"count": 1,'
+out '"source": "bakery", "tier": "web", "sensitivity": "private", "consent": false,'
+expect 0 history --session hour --limit 1 --json
+out '"count": 1, "more": true}'
+out 'today'
+expect 0 history --limit 2
+out "There are more"
+TZ=EAST-5 expect 0 history --limit 4
+out "2025-01-31 14:00  clock/hour  "
+out "  > fourth"
+out "  < four"
+checks=$((checks + 1))
+[ "$(grep -n '> fourth' "$D/out" | cut -d: -f1)" -lt "$(grep -n '> third' "$D/out" | cut -d: -f1)" ] ||
+    fail "history: not the newest first"
+expect 0 history --all
+out "  > first"
+expect 0 history "DEJA bread" --json
+out '"count": 1,'
+printf '"fresh bread"\n' >"$D/in"
+expect 0 history - --json
+out '"count": 1,'
+expect 0 history "fo*" --json
+out '"count": 1,'
+expect 0 history nothingofthekind
+out "Nothing is kept"
+expect 1 history ""
+expect 1 history --id 0194bbb2-1dc0-7ff4-9dd4-06834175288d
+silent
+expect 1 history --id nonsense
+
+# text that would steer a terminal
+hostile=$(printf 'red \033[31m title \033]0;owned\007 back\rover \177 \302\2332J \342\200\256desrever\342\201\246')
+expect 0 record --prompt "$hostile
+second line	tab" --response "$hostile" --app "$hostile" --session "$hostile" --source "$hostile" --thumb up \
+    --edit "$hostile"
+id=$(cat "$D/out")
+expect 0 history --limit 1
+tame
+out "[31m"
+out "* thumb up, edited"
+checks=$((checks + 1))
+[ "$(wc -l <"$D/out")" -eq 6 ] || fail "history: more than a line for a text"
+[ "$(LC_ALL=C.UTF-8 wc -L <"$D/out")" -le 79 ] || fail "history: a line is too long"
+expect 0 history --id "$id"
+tame
+out "    second line"
+out "  user"
+out "  assistant"
+out "  consent         not given"
+expect 0 history --id "$id" --json
+json
+tame
+out '\u001B[31m'
+out '\u009B2J'
+out '\u202Edesrever'
+out '"feedback": [{"kind": "thumb", "value": "up", "time": '
+expect 0 forget --id "$id" --yes --json
+json
+out '"interactions": 1, "feedback": 2,'
+expect 1 history --id "$id"
+
+long=$(printf '海の上で%.0s' 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20)
+expect 0 record --prompt "$long" --response "$long$long" --app "$long"
+id=$(cat "$D/out")
+expect 0 history --limit 1
+out "…"
+checks=$((checks + 1))
+[ "$(LC_ALL=C.UTF-8 wc -L <"$D/out")" -eq 79 ] || fail "history: a line is not cut to 79 columns"
+expect 0 history --id "$id"
+out "$long$long"
+expect 0 forget --id "$id" --yes
+
+# out and in again
+expect 0 export "$D/rows.jsonl" --json
+json
+out '"format": "rows", "lines": 5}'
+checks=$((checks + 1))
+[ "$(stat -c %a "$D/rows.jsonl")" = 600 ] || fail "export: others may read it"
+expect 1 export "$D/rows.jsonl"
+err "$D/rows.jsonl"
+expect 0 export -
+checks=$((checks + 1))
+cmp -s "$D/out" "$D/rows.jsonl" || fail "export: standard output and the file differ"
+expect 0 export - --app clock --since 2025-01-31T08:00Z
+checks=$((checks + 1))
+[ "$(wc -l <"$D/out")" -eq 2 ] || fail "$what: not two lines"
+expect 0 history --all --json
+cp "$D/out" "$D/kept.json"
+expect 0 init --base "$ATTUNE_TEST_MODEL" --home "$D/copy"
+expect 0 import "$D/rows.jsonl" --home "$D/copy" --json
+out '"rows": 5,'
+expect 0 history --all --json --home "$D/copy"
+checks=$((checks + 1))
+cmp -s "$D/out" "$D/kept.json" || fail "export and import: another history"
+expect 0 consent give --recorded --json
+json
+out '"consent": true,'
+expect 0 record --prompt "Which?" --response "The worse." --edit "The better."
+expect 0 export - --format chat
+out '{"messages":['
+out "The better."
+expect 0 export - --format preference
+out '"chosen":[{"role":"assistant","content":"The better."}],"rejected":[{"role":"assistant","content":"The worse."}]}'
+checks=$((checks + 1))
+[ "$(wc -l <"$D/out")" -eq 1 ] || fail "$what: not one line"
+if [ -e /dev/full ]; then
+    checks=$((checks + 1))
+    what="attune export - to a full disk"
+    "$ATTUNE" export - >/dev/full 2>"$D/err"
+    [ $? -eq 1 ] || fail "$what: exit code"
+    checks=$((checks + 1))
+    what="attune history to a full disk"
+    "$ATTUNE" history >/dev/full 2>"$D/err"
+    [ $? -eq 1 ] || fail "$what: exit code"
+fi
+
+# a disk that takes no more (files end at 100 KiB): no id, for there is no row
+checks=$((checks + 1))
+what="attune record to a full disk"
+head -c 1000000 /dev/zero | tr '\000' x >"$D/in"
+(
+    trap '' XFSZ
+    ulimit -f 200
+    exec "$ATTUNE" record --prompt a --response - <"$D/in" >"$D/out" 2>"$D/err"
+)
+[ $? -eq 1 ] || fail "$what: exit code"
+: >"$D/in"
+silent
+err "attune: "
+
+# ---- bad lines, and what was forgotten once ----
+
+for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23; do
+    printf '{"prompt": "bad %d"}\n' "$n"
+done >"$D/bad"
+expect 1 import "$D/bad" --keep-going
+err "every line is bad"
+err "attune: 3 more lines are bad"
+checks=$((checks + 1))
+[ "$(grep -c 'line [0-9]' "$D/err")" -eq 20 ] || fail "$what: not twenty lines are named"
+printf '{"prompt": "A good one", "response": "indeed"}\n' >>"$D/bad"
+expect 1 import "$D/bad"
+silent
+expect 0 import "$D/bad" --keep-going --json
+json
+out_is '{"rows": 1, "feedback": 0, "duplicates": 0, "forgotten": 0, "bad": 23}'
+err "line 1"
+expect 0 import "$D/bad" --keep-going
+out "23 lines that are bad"
+expect 0 forget --app import --yes --json
+out '"interactions": 1,'
+expect 0 import "$D/bad" --keep-going --json
+out '"rows": 0, "feedback": 0, "duplicates": 0, "forgotten": 1,'
+expect 0 import "$D/bad" --keep-going
+out "--forgotten takes them"
+expect 0 import "$D/bad" --keep-going --forgotten --json
+out '"rows": 1,'
+
+# ---- what is kept out of training ----
+
+expect 0 record --prompt "Write to her" --response "Write to jane.roe@example.org today." --app findings
+expect 0 record --prompt "Cleared" --response "Write to info@example.org today." --cleared --app findings
+expect 0 export - --format chat
+checks=$((checks + 1))
+! grep -q jane.roe "$D/out" || fail "$what: an e-mail address is to be learned"
+out "info@example.org"
+expect 0 status --json
+json
+out '"email": 1,'
+out '"not_derived": 0,'
+checks=$((checks + 1))
+! grep -q jane.roe "$D/out" || fail "$what: shows what it found"
+expect 0 status
+out "e-mail address: 1"
+out "not encrypted"
+
+# ---- consent ----
+
+expect 0 consent give
+out "may be trained on"
+expect 0 consent withdraw --app clock --yes --json
+json
+out '"changed": 4, "adapters_revoked": 0, "active_before": 0, "active_after": 0,'
+out '"consent": true,'
+expect 0 consent give --app clock --until 2025-01-31T05:00Z --json
+out '"changed": 2}'
+expect 1 consent withdraw
+err "there is no terminal to ask on"
+expect 0 consent withdraw --yes
+out "lost consent"
+expect 0 consent
+out "not given"
+out "0 of "
+expect 0 consent give --json
+out '"consent": true,'
+out '"consented": 0,'
+expect 0 consent withdraw --yes --json
+out '"consent": false,'
+
+# ---- forgetting ----
+
+expect 0 record --prompt "Where is the CANARYBIRD?" --response "In the CANARYCAGE." --app bird \
+    --edit "In the CANARYTREE."
+id=$(cat "$D/out")
+expect 0 record --prompt "Another one" --response "No bird." --app bird
+expect 0 history canarytree --json
+out '"count": 1,'
+checks=$((checks + 1))
+LC_ALL=C grep -rqF CANARYCAGE "$ATTUNE_HOME" || fail "the canary is not in the home: nothing can be proven by it"
+expect 1 forget --match canarytree
+err "there is no terminal to ask on"
+printf 'y\n' >"$D/in"
+expect 1 forget --match canarytree
+silent
+expect 1 forget --match "" --yes
+silent
+expect 1 forget --match "?!" --yes
+expect 1 forget --id 0194bbb2-1dc0-7ff4-9dd4-06834175288d --yes
+expect 0 forget --match canarytree --app nobody --yes --json
+out '"interactions": 0, "feedback": 0, "examples": 0, "adapters_revoked": 0, "active_before": 0, "active_after": 0, '
+if command -v script >/dev/null; then
+    terminal 1 n forget --app bird
+    out "2 interactions, the newest first:"
+    out "  bird  Another one"
+    out "  bird  Where is the CANARYBIRD?"
+    out "Delete them for good? [y/N] "
+    out "attune: nothing was changed"
+    terminal 1 "" forget --app bird
+    terminal 1 yesterday forget --app bird
+    terminal 2 y forget --app bird --json
+    terminal 0 y forget --app nobody
+    out "nothing was changed"
+    terminal 1 n consent withdraw --app bird
+    out "Withdraw consent"
+    expect 0 history --app bird --json
+    out '"count": 2,'
+    expect 0 record --prompt "$hostile" --response "$hostile" --app "$hostile"
+    terminal 0 y forget --since 1m --match owned
+    tame
+    out "1 interaction deleted"
+else
+    echo "there is no program script: what asks on a terminal is left out"
+fi
+printf 'canarytree\n' >"$D/in"
+expect 0 forget --match - --yes
+out "1 interaction deleted, with 1 feedback"
+out "No adapter had learned"
+expect 1 history --id "$id"
+expect 0 history canarybird --json
+out '"count": 0,'
+nowhere CANARY "$ATTUNE_HOME"
+nowhere canarycage "$ATTUNE_HOME"
+expect 0 forget --all --yes --json
+expect 0 history --json
+out '"count": 0,'
+nowhere "Fresh bread" "$ATTUNE_HOME"
+expect 0 doctor
+
+# ---- an encrypted home, and its backup ----
+
+ATTUNE_HOME=$D/sealed
+key=$HOME/.config/attune/sealed.key
+expect 0 init --base "$ATTUNE_TEST_MODEL" --consent --encrypt
+out "$key"
+out "loses the key"
+checks=$((checks + 1))
+[ "$(stat -c %a "$key" "$(dirname "$key")" | tr '\n' ' ')" = "600 700 " ] || fail "others may look at the key"
+expect 1 init --base "$ATTUNE_TEST_MODEL" --encrypt --home "$D/another/sealed"
+err "a key is there already"
+err "--key-file"
+checks=$((checks + 1))
+[ ! -e "$D/another" ] || fail "a refused init left a home"
+expect 0 record --prompt "Where is the CANARYBIRD?" --response "In the CANARYCAGE." --app bird \
+    --edit "In the CANARYTREE."
+expect 0 import "$D/three"
+expect 0 history canarytree --json
+out '"count": 1,'
+expect 0 status --json
+json
+out '"encrypted": true, "locked": false,'
+expect 0 status
+out ", encrypted"
+nowhere CANARY "$ATTUNE_HOME"
+nowhere "$(cat "$key")" "$ATTUNE_HOME"
+expect 0 history --all --json
+cp "$D/out" "$D/kept.json"
+
+expect 0 backup "$D/backup" --json
+json
+key home path
+expect 1 backup "$D/backup"
+err "$D/backup"
+nowhere CANARY "$D/backup"
+nowhere "$(cat "$key")" "$D/backup"
+expect 1 restore "$D/backup"
+err "$ATTUNE_HOME"
+expect 0 forget --app bird --yes
+expect 0 restore "$D/backup" --home "$D/back" --json
+json
+out "\"home\": \"$D/back\""
+out '"base_ok": true,'
+expect 0 history --all --json --home "$D/back"
+checks=$((checks + 1))
+cmp -s "$D/out" "$D/kept.json" || fail "backup and restore: another history"
+cp "$ATTUNE_TEST_MODEL" "$D/moved.gguf"
+expect 0 restore "$D/backup" --home "$D/back2" --base "$D/moved.gguf"
+out "$D/moved.gguf"
+expect 1 restore "$D/backup" --home "$D/back3" --base "$D/bad.gguf"
+checks=$((checks + 1))
+[ ! -e "$D/back3/attune.conf" ] || fail "a refused restore left a home"
+rm "$D/moved.gguf"
+
+mv "$key" "$D/key"
+for command in "history" "record --prompt a --response b" "import $D/three" "export $D/new" "forget --all --yes" \
+    "consent withdraw --yes" "consent give"; do
+    # shellcheck disable=SC2086
+    expect 1 $command
+    silent
+    err "--key-file"
+done
+checks=$((checks + 1))
+[ ! -e "$D/new" ] || fail "export without the key left a file"
+expect 0 status --json
+json
+out '"interactions": 3,'
+out '"encrypted": true, "locked": true, "bytes": null,'
+expect 0 status
+out "--key-file FILE shows more"
+expect 0 consent
+expect 0 doctor
+printf '%064d\n' 0 >"$D/wrong"
+chmod 600 "$D/wrong"
+for command in history "status --json" "forget --all --yes"; do
+    # shellcheck disable=SC2086
+    expect 1 $command --key-file "$D/wrong"
+    silent
+    # shellcheck disable=SC2086
+    expect 1 $command --key-file "$D/nowhere"
+    err "$D/nowhere"
+done
+expect 0 history --key-file "$D/key" --json
+out '"count": 3,'
+expect 0 record --prompt a --response b --key-file "$D/key"
+expect 3 train --now --time 0.001s --key-file "$D/key"
+expect 1 history --home "$D/copy" --key-file "$D/key"
+err "not encrypted"
+expect 0 init --base "$ATTUNE_TEST_MODEL" --encrypt --key-file "$D/key" --home "$D/same" --json
+json
+out "\"encrypted\": true, \"key_file\": \"$D/key\"}"
+expect 0 init --base "$ATTUNE_TEST_MODEL" --encrypt --key-file "$D/key2" --home "$D/own"
+checks=$((checks + 1))
+[ "$(stat -c %a "$D/key2")" = 600 ] || fail "others may look at the key"
+XDG_CONFIG_HOME=$D/config expect 0 init --base "$ATTUNE_TEST_MODEL" --encrypt --home "$D/folder/mine/"
+out "$D/config/attune/mine.key"
+mkdir "$D/inside"
+expect 0 init --base "$ATTUNE_TEST_MODEL" --encrypt --home "$D/inside" --key-file "$D/inside/key"
+err "the key lies in the home"
 finish
