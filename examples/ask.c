@@ -28,6 +28,7 @@ static int record(const char *home, const attune_session *session, const char *q
     interaction.template_hash = provenance.template_hash;
     /* an empty answer is nothing to record */
     if (*interaction.response) code = attune_store_record(store, &interaction, NULL, err);
+    if (code == ATTUNE_OK) code = attune_store_flush(store, err);
     attune_store_close(store);
     return code;
 }

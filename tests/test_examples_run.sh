@@ -37,7 +37,8 @@ sed 's/^rank = .*/rank = 2/; s/^learning_rate = .*/learning_rate = 0.01/; s/^max
 
 # ---- an app records ----
 "$built/record_feedback" "$home" >"$work/out" || fail "record_feedback: $(cat "$work/out")"
-grep -q '^2 interactions, 2 with consent, 2 feedback$' "$work/out" || fail "record_feedback said: $(cat "$work/out")"
+grep -q '^2 interactions, 2 with consent, 2 feedback, 0 dropped$' "$work/out" || fail "record_feedback said: $(cat "$work/out")"
+grep -q '^forgotten 1, 0 adapters revoked$' "$work/out" || fail "record_feedback said: $(cat "$work/out")"
 is examples_new 1 "of an edit and a rejection one is learned"
 
 # ---- the nightly job: not yet, then a run ----
