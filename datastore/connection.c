@@ -55,6 +55,11 @@ static int configure(attune_store *store, attune_error *err) {
                           "PRAGMA secure_delete = ON; PRAGMA cache_size = -8000; PRAGMA synchronous = FULL",
                           "open the store", err);
     store_watch(store); /* again: wal_autocheckpoint has taken the hook for SQLite's own checkpointer */
+    sqlite3_stmt *prepared;
+    if (code == ATTUNE_OK)
+        code = store_prepare(store, STORE_SLOT_ROLLBACK, "ROLLBACK", "open the store", &prepared, err);
+    if (code == ATTUNE_OK)
+        code = store_prepare(store, STORE_SLOT_READ_END, "COMMIT", "open the store", &prepared, err);
     int64_t page = 4096;
     if (code == ATTUNE_OK) code = store_number(store, "PRAGMA page_size", "open the store", &page, err);
     store->page_bytes = (int)page;
@@ -177,10 +182,36 @@ void store_destroy(attune_store *store) {
     free(store);
 }
 
-/* The log's own descriptor, of SQLite: everything that was written to it so far becomes durable. */
-int store_sync_log(attune_store *store, attune_error *err) {
+/* The log's own descriptor, of SQLite. NULL: there is none yet. */
+static sqlite3_file *log_of(attune_store *store) {
     sqlite3_file *log = NULL;
     int rc = sqlite3_file_control(store->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log);
-    if (rc == SQLITE_OK && log && log->pMethods) rc = log->pMethods->xSync(log, SQLITE_SYNC_NORMAL);
+    return rc == SQLITE_OK && log && log->pMethods ? log : NULL;
+}
+
+int store_rewrite_log(attune_store *store) {
+    char bytes[16384];
+    sqlite3_file *log = log_of(store);
+    sqlite3_int64 size = 0;
+    int rc = log ? log->pMethods->xFileSize(log, &size) : SQLITE_OK;
+    for (sqlite3_int64 at = 0; rc == SQLITE_OK && at < size; at += (sqlite3_int64)sizeof bytes) {
+        int n = size - at < (sqlite3_int64)sizeof bytes ? (int)(size - at) : (int)sizeof bytes;
+        rc = log->pMethods->xRead(log, bytes, n, at);
+        if (rc == SQLITE_OK) rc = log->pMethods->xWrite(log, bytes, n, at);
+    }
+    return rc;
+}
+
+int store_sync_log(attune_store *store, attune_error *err) {
+    sqlite3_file *log = log_of(store);
+    int rc = SQLITE_OK;
+    if (store->unsure) {
+        int code = store_lock_alone(store, err);
+        if (code != ATTUNE_OK) return code;
+        rc = store_rewrite_log(store);
+        store_unlock(store);
+    }
+    if (rc == SQLITE_OK && log) rc = log->pMethods->xSync(log, SQLITE_SYNC_NORMAL);
+    store->unsure = rc != SQLITE_OK;
     return rc == SQLITE_OK ? ATTUNE_OK : store_sql_error(store, rc, "sync the store", err);
 }

@@ -468,7 +468,11 @@ static int derive(attune_store *store, int64_t id, int64_t *turn, int *regenerat
     char *edit = NULL;
     int64_t findings = 0, noted = 0;
     int found = 0;
+    *turn = 0;
+    *regenerated = 0;
     int code = store_load_interaction(store, id, &row, err);
+    if (code == ATTUNE_ERROR_FORMAT) /* a damaged row gives no example, and stops no others */
+        return run_ids(store, STORE_SLOT_EXAMPLE_CLEAR, "DELETE FROM example WHERE interaction = ?", id, 0, 1, err);
     if (code != ATTUNE_OK) return code;
     code = judge(store, id, &judgement, err);
     *regenerated = judgement.verdict_kind == ATTUNE_FEEDBACK_REGENERATE;

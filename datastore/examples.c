@@ -124,7 +124,8 @@ static int select_examples(attune_store *store, const struct store_example_query
     snprintf(sql, sizeof sql,
              "SELECT " EXAMPLE_COLUMNS ", d.leader, i.app, i.source " EXAMPLE_TABLES
              "JOIN interaction i ON i.id = e.interaction WHERE e.kind = ?1 %s AND NOT EXISTS "
-             "(SELECT 1 FROM example o WHERE o.content_hash = e.content_hash AND o.kind = e.kind AND "
+             "(SELECT 1 FROM example o INDEXED BY example_content WHERE o.content_hash = e.content_hash AND "
+             "o.kind = e.kind AND "
              "(o.time_ms, o.interaction, o.id) < (e.time_ms, e.interaction, e.id)) "
              "ORDER BY e.time_ms DESC, e.interaction DESC, e.id DESC",
              q->only_new ? "AND e.run IS NULL" : "");

@@ -90,8 +90,10 @@ void store_watch(attune_store *store) {
 void store_checkpoint(attune_store *store) {
     if (flock(store->lock_fd, LOCK_EX | LOCK_NB) != 0) return;
     sqlite3_busy_handler(store->db, NULL, NULL);
-    if (sqlite3_wal_checkpoint_v2(store->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL) == SQLITE_OK)
-        store->wal_pages = 0;
+    int rc = store->unsure ? store_rewrite_log(store) : SQLITE_OK;
+    if (rc == SQLITE_OK) rc = sqlite3_wal_checkpoint_v2(store->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    if (rc == SQLITE_OK) store->wal_pages = store->unsure = 0;
+    if ((rc & 0xff) == SQLITE_IOERR) store->unsure = 1;
     sqlite3_busy_handler(store->db, busy_wait, store);
     unlock(store);
 }
@@ -104,6 +106,7 @@ static const struct advice {
 } advices[] = {
     {SQLITE_BUSY, ATTUNE_ERROR_BUSY, "another program keeps the store locked; try again in a moment"},
     {SQLITE_LOCKED, ATTUNE_ERROR_BUSY, "another program keeps the store locked; try again in a moment"},
+    {SQLITE_PROTOCOL, ATTUNE_ERROR_BUSY, "other programs keep the store locked; try again in a moment"},
     {SQLITE_NOTADB, ATTUNE_ERROR_FORMAT, "this file is no store; put it aside and restore a backup"},
     {SQLITE_CORRUPT, ATTUNE_ERROR_FORMAT, "the file is damaged; run 'attune doctor' and restore a backup"},
     {SQLITE_FULL, ATTUNE_ERROR_IO, "there is no space left, and nothing of this call was kept; free some space"},
@@ -234,6 +237,16 @@ void store_column_text(sqlite3_stmt *statement, int column, char *out, size_t ou
 
 /* ---- transactions ---- */
 
+static void end_by(attune_store *store, enum store_slot slot) {
+    sqlite3_step(store->cached[slot]);
+    sqlite3_reset(store->cached[slot]);
+}
+
+/* After some errors (a full disk) SQLite has rolled back by itself. */
+static void abandon(attune_store *store) {
+    if (!sqlite3_get_autocommit(store->db)) end_by(store, STORE_SLOT_ROLLBACK);
+}
+
 int store_begin(attune_store *store, attune_error *err) {
     if (store->writing || store->reading)
         return error_set(err, ATTUNE_ERROR_STATE, store->path,
@@ -246,6 +259,7 @@ int store_begin(attune_store *store, attune_error *err) {
     store->beginning = 0;
     if (rc != SQLITE_OK) {
         code = store_sql_error(store, rc, "write to the store", err);
+        abandon(store);
         unlock(store);
         return code;
     }
@@ -275,8 +289,7 @@ int store_commit(attune_store *store, attune_error *err) {
 
 void store_rollback(attune_store *store) {
     if (!store->writing) return;
-    /* After some errors (a full disk) SQLite has rolled back by itself. */
-    if (!sqlite3_get_autocommit(store->db)) sqlite3_exec(store->db, "ROLLBACK", NULL, NULL, NULL);
+    abandon(store);
     store->writing = 0;
     unlock(store);
 }
@@ -290,13 +303,17 @@ int store_end(attune_store *store, int code, attune_error *err) {
 int store_read_begin(attune_store *store, attune_error *err) {
     if (store->reading == 0 && !store->writing) {
         int code = store_exec(store, "BEGIN", "read the store", err);
-        if (code != ATTUNE_OK) return code;
+        if (code != ATTUNE_OK) {
+            abandon(store);
+            return code;
+        }
     }
     store->reading++;
     return ATTUNE_OK;
 }
 
 void store_read_end(attune_store *store) {
-    if (--store->reading == 0 && !store->writing && !sqlite3_get_autocommit(store->db))
-        sqlite3_exec(store->db, "COMMIT", NULL, NULL, NULL);
+    if (--store->reading > 0 || store->writing || sqlite3_get_autocommit(store->db)) return;
+    end_by(store, STORE_SLOT_READ_END);
+    abandon(store);
 }

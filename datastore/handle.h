@@ -16,6 +16,8 @@
 
 /* Statements that are prepared once a handle; each is reset before the function that uses it returns. */
 enum store_slot {
+    STORE_SLOT_ROLLBACK, /* these two are there from the start: ending a transaction must not need memory */
+    STORE_SLOT_READ_END,
     STORE_SLOT_VERSION,
     STORE_SLOT_SETTING,
     STORE_SLOT_RECORD,
@@ -58,6 +60,7 @@ struct attune_store {
     int normal;         /* ATTUNE_DURABILITY_NORMAL: for the recorder's connection; all else is durable at once */
     int page_bytes;
     int wal_pages;      /* frames in the log after the last commit of this connection */
+    int unsure;         /* a sync of the log has failed, see store_sync_log */
     char home[1024], path[1200], lock_path[1200]; /* path: of store.db, for messages */
     sqlite3_stmt *cached[STORE_SLOTS];
     int encrypted;      /* the store is; without seal.on its texts cannot be read or written here */
@@ -65,6 +68,7 @@ struct attune_store {
     struct recorder *recorder; /* NULL in the recorder's own handle */
     attune_store *writer;      /* of the recorder's thread: a connection of its own, so that a long query delays
                                   no recording; NULL until it is needed */
+    int writer_unsure;         /* what `unsure` was when it was closed */
     pthread_mutex_t telling; /* of the two below, which the recorder's thread changes */
     int64_t lost_feedback;   /* pieces that named no interaction */
     attune_error loss;       /* the first since the last flush; code ATTUNE_OK: none */
@@ -99,9 +103,12 @@ void store_disconnect(attune_store *store);
 void store_destroy(attune_store *store);
 /* Switches store.db to a write-ahead log where it is not in one. */
 int store_ensure_wal(attune_store *store, attune_error *err);
+/* The log, as it can be read, is to be written again by the next sync. An SQLite result code; called alone. */
+int store_rewrite_log(attune_store *store);
 /* An empty file, 0600; one that exists is not even opened. */
 int store_create_file(const char *path, attune_error *err);
-/* Makes durable what was committed with synchronous = NORMAL. */
+/* Makes durable what was committed with synchronous = NORMAL. After a failure the next call writes the log again first:
+ * the system may have dropped what it could not write and call it clean, so that a second sync proves nothing. */
 int store_sync_log(attune_store *store, attune_error *err);
 
 /* ---- the key ---- */

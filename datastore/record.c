@@ -158,7 +158,9 @@ static int touch(attune_store *store, int64_t row, attune_error *err) {
 int store_write_feedback(attune_store *store, int64_t row, const char *uuid, const attune_feedback *feedback,
                          int64_t default_time_ms, attune_error *err) {
     sqlite3_stmt *statement = NULL;
-    int code = store_prepare(store, STORE_SLOT_FEEDBACK,
+    int code = touch(store, row, err);
+    if (code == ATTUNE_OK)
+        code = store_prepare(store, STORE_SLOT_FEEDBACK,
                              "INSERT INTO feedback (interaction, time_ms, kind, value, text) VALUES (?, ?, ?, ?, ?)",
                              noting, &statement, err);
     if (code != ATTUNE_OK) return code;
@@ -170,7 +172,7 @@ int store_write_feedback(attune_store *store, int64_t row, const char *uuid, con
         code = store_run_statement(store, statement, noting, err);
     else
         store_reset(statement);
-    return code == ATTUNE_OK ? touch(store, row, err) : code;
+    return code;
 }
 
 int store_find_interaction(attune_store *store, const char *uuid, int64_t *row, attune_error *err) {

@@ -14,6 +14,7 @@ struct item {
     struct recorder_item head;
     attune_uuid uuid; /* of the interaction, also of the one that the feedback is on */
     int is_feedback;
+    int64_t tried; /* its rowid in a transaction that was not committed, as far as is known; 0: none */
     attune_interaction interaction;
     attune_feedback feedback;
 };
@@ -142,21 +143,55 @@ struct losses {
     attune_error first;
 };
 
-static int write_one(attune_store *store, const struct item *item, const struct store_prepared *prepared,
-                     struct losses *losses, attune_error *err) {
+/* A commit that fails in its sync leaves its frames in the log. The next commit writes over them; but where the log is
+ * recovered before that, as the store was suspended, they count. *is: the item that was tried has come to be there. */
+static int has_come(attune_store *store, const struct item *item, int64_t row, int *is, attune_error *err) {
+    static const char doing[] = "look for what was recorded";
+    sqlite3_stmt *statement = NULL;
+    int code = store_prepare(store, -1,
+                             "SELECT 1 FROM feedback WHERE id = ? AND interaction = ? AND time_ms = ? AND kind = ? "
+                             "AND value = ?",
+                             doing, &statement, err);
+    if (code == ATTUNE_OK)
+        code = store_bind(store, statement, doing, err, "iiiii", item->tried, row, item->feedback.time_ms,
+                          (int64_t)item->feedback.kind, item->feedback.value);
+    if (code == ATTUNE_OK) code = store_step(store, statement, doing, err);
+    *is = code == ATTUNE_CONTINUE;
+    sqlite3_finalize(statement);
+    return code == ATTUNE_CONTINUE || code == ATTUNE_DONE ? ATTUNE_OK : code;
+}
+
+static int write_interaction(attune_store *store, struct item *item, const struct store_prepared *prepared,
+                             attune_error *err) {
+    attune_error why = {0};
     int64_t row = 0;
-    attune_error why;
-    if (!item->is_feedback) return store_write_interaction(store, prepared, &row, err);
+    int code = item->tried ? store_find_interaction(store, item->uuid.text, &row, &why) : ATTUNE_ERROR_NOT_FOUND;
+    if (code == ATTUNE_ERROR_NOT_FOUND) return store_write_interaction(store, prepared, &item->tried, err);
+    if (code != ATTUNE_OK && err) *err = why;
+    return code;
+}
+
+static int write_feedback(attune_store *store, struct item *item, struct losses *losses, attune_error *err) {
+    int64_t row = 0;
+    int is = 0;
+    attune_error why = {0};
     int code = store_find_interaction(store, item->uuid.text, &row, &why);
     if (code == ATTUNE_ERROR_NOT_FOUND) {
         if (losses->n++ == 0) losses->first = why;
         return ATTUNE_OK;
     }
     if (code != ATTUNE_OK && err) *err = why;
-    if (code == ATTUNE_OK)
-        code = store_write_feedback(store, row, item->uuid.text, &item->feedback, item->feedback.time_ms, err);
-    if (code == ATTUNE_OK) code = note_private_edit(store, &item->feedback, row, err);
-    return code;
+    if (code == ATTUNE_OK && item->tried) code = has_come(store, item, row, &is, err);
+    if (code != ATTUNE_OK || is) return code;
+    code = store_write_feedback(store, row, item->uuid.text, &item->feedback, item->feedback.time_ms, err);
+    if (code == ATTUNE_OK) item->tried = sqlite3_last_insert_rowid(store->db);
+    return code == ATTUNE_OK ? note_private_edit(store, &item->feedback, row, err) : code;
+}
+
+static int write_one(attune_store *store, struct item *item, const struct store_prepared *prepared,
+                     struct losses *losses, attune_error *err) {
+    return item->is_feedback ? write_feedback(store, item, losses, err)
+                             : write_interaction(store, item, prepared, err);
 }
 
 static int is_items_fault(int code) { return code == ATTUNE_ERROR_ARGUMENT || code == ATTUNE_ERROR_INTERNAL; }
@@ -166,7 +201,7 @@ static int write_all(attune_store *store, struct recorder_item *const *items, si
     int code = store_begin(store, err);
     if (code != ATTUNE_OK) return code;
     for (size_t i = 0; i < n && code == ATTUNE_OK; i++) {
-        code = write_one(store, (const struct item *)items[i], &prepared[i], losses, err);
+        code = write_one(store, (struct item *)items[i], &prepared[i], losses, err);
         if (is_items_fault(code)) *bad = i;
     }
     return store_end(store, code, err);
@@ -182,6 +217,7 @@ static int open_writer(attune_store *store, attune_error *err) {
     writer->seal = store->seal;
     writer->find_private = store->find_private;
     writer->find_private_user = store->find_private_user;
+    writer->unsure = store->writer_unsure;
     code = store_open_connection(writer, err);
     if (code == ATTUNE_OK && store->normal)
         code = store_exec(writer, "PRAGMA synchronous = NORMAL", "open the store", err);
@@ -223,6 +259,7 @@ static int write_group(void *user, struct recorder_item *const *items, size_t n,
 
 static void release_writer(void *user) {
     attune_store *store = user;
+    if (store->writer) store->writer_unsure = store->writer->unsure;
     store_destroy(store->writer);
     store->writer = NULL;
 }

@@ -161,6 +161,7 @@ static int index_beyond(attune_store *store, const char *sql, int is_feedback, i
             code = put_feedback(store, put, id, (const char *)sqlite3_column_text(rows, 1), &bytes, err);
         else
             code = ATTUNE_OK;
+        if (code == ATTUNE_ERROR_FORMAT) code = ATTUNE_OK; /* a damaged row is found by nothing, and stops nothing */
         if (code != ATTUNE_OK) break;
         *mark = id;
         *left = is_over(until_ms) || (until_ms && bytes >= PIECE_BYTES);
@@ -391,6 +392,7 @@ static int fill_batch(attune_store *store, int64_t *last, int *more, attune_erro
         *last = sqlite3_column_int64(rows, 0);
         code = put_interaction(store, put, *last, &bytes, err);
         if (code == ATTUNE_OK) code = put_feedback_of(store, put, *last, INT64_MAX, &bytes, err);
+        if (code == ATTUNE_ERROR_FORMAT) code = ATTUNE_OK;
         n++;
     }
     *more = code == ATTUNE_OK;

@@ -302,6 +302,23 @@ static void test_incremental(void **state) {
     assert_int_equal(left, 0);
 }
 
+/* One row that cannot be read any more costs itself alone. */
+static void test_a_damaged_row(void **state) {
+    struct fixture *f = *state;
+    attune_forget_result result;
+    attune_filter filter;
+    ATTUNE_INIT(result);
+    ATTUNE_INIT(filter);
+    OK(tell(f, (struct told){.prompt = original, .response = "1"}, 1, NULL));
+    OK(tell(f, (struct told){.prompt = unrelated, .response = "2"}, 2, NULL));
+    OK(store_exec(f->store, "UPDATE interaction SET messages = '[{' WHERE id = 1", "test", &f->err));
+    assert_int_equal(count_of(f, 0), 1);
+    OK(store_maintain(f->store, 0, &f->err));
+    OK(attune_store_forget(f->store, &filter, &result, &f->err));
+    assert_int_equal(result.interactions, 2);
+    assert_int_equal(count_interactions(f), 0);
+}
+
 static void test_consumed(void **state) {
     struct fixture *f = *state;
     struct store_run run = {.id = "x", .state = "unfinished"};
@@ -339,6 +356,7 @@ int main(void) {
         TEST(test_groups_as_if_never_seen),
         TEST(test_caps),
         TEST(test_incremental),
+        TEST(test_a_damaged_row),
         TEST(test_consumed),
     };
     return cmocka_run_group_tests_name("derive", tests, NULL, NULL);

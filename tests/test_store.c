@@ -274,6 +274,142 @@ static void test_a_changed_audit(void **state) {
     FAILS(store_check(f->store, problem, sizeof problem, &f->err), ATTUNE_ERROR_FORMAT, "audit: entry 2", "store.db");
 }
 
+/* ---- the queue as an app meets it ---- */
+
+static attune_store *open_queue(struct fixture *f, attune_store_options options) {
+    attune_store *store = NULL;
+    options.size = sizeof options;
+    OK(attune_store_open(f->home, &options, &store, &f->err));
+    return store;
+}
+
+static int queue(struct fixture *f, attune_store *store, const char *prompt, attune_uuid *id) {
+    attune_interaction in;
+    ATTUNE_INIT(in);
+    in.prompt = prompt;
+    in.response = "r";
+    return attune_store_record(store, &in, id, &f->err);
+}
+
+static void test_recorded_is_not_waited_for(void **state) {
+    struct fixture *f = *state;
+    attune_store *store = open_queue(f, (attune_store_options){.group_ms = 60000});
+    attune_store_statistics s;
+    attune_uuid id;
+    ATTUNE_INIT(s);
+    OK(queue(f, store, "p", &id));
+    attune_feedback thumb = {.size = sizeof thumb, .kind = ATTUNE_FEEDBACK_THUMB, .value = 1};
+    OK(attune_store_feedback(store, id.text, &thumb, &f->err)); /* of a row that is still queued */
+    OK(attune_store_statistics_get(store, &s, &f->err));
+    assert_int_equal(s.queued_rows, 2);
+    assert_true(s.queued_bytes > 0);
+    assert_int_equal(s.interactions, 0);
+    OK(attune_store_flush(store, &f->err));
+    OK(attune_store_statistics_get(store, &s, &f->err));
+    assert_int_equal(s.queued_rows, 0);
+    assert_int_equal(s.written, 2);
+    assert_int_equal(s.interactions, 1);
+    assert_int_equal(s.feedback, 1);
+    assert_true(s.queue_peak_bytes > 0 && s.queue_peak_bytes < 10000);
+    attune_store_close(store);
+}
+
+static void test_a_full_queue(void **state) {
+    struct fixture *f = *state;
+    attune_store_statistics s;
+    ATTUNE_INIT(s);
+    static const int policies[] = {ATTUNE_FULL_DROP, ATTUNE_FULL_WAIT};
+    for (int i = 0; i < 2; i++) {
+        attune_store *store = open_queue(f, (attune_store_options){.group_ms = 60000, .queue_rows = 8, .busy_timeout_ms = 50,
+                                                                   .when_full = policies[i], .full_wait_ms = 20});
+        OK(store_enter(f->store, &f->err));
+        OK(store_begin(f->store, &f->err)); /* nothing gets through to the disk */
+        for (int row = 0; row < 8; row++) OK(queue(f, store, "p", NULL));
+        attune_uuid id = {"untouched"};
+        FAILS(queue(f, store, "p", &id), ATTUNE_ERROR_QUEUE_FULL, "", "");
+        assert_string_equal(id.text, "untouched");
+        FAILS(attune_store_flush(store, &f->err), ATTUNE_ERROR_BUSY, "try again", "store.db");
+        OK(attune_store_statistics_get(store, &s, &f->err));
+        assert_int_equal(s.writer_code, ATTUNE_ERROR_BUSY);
+        assert_int_equal(s.dropped, 1);
+        assert_int_equal(s.queued_rows, 8);
+        store_rollback(f->store);
+        store_leave(f->store);
+        OK(attune_store_flush(store, &f->err));
+        assert_int_equal(count_interactions(f), 8 * (i + 1));
+        attune_store_close(store);
+    }
+}
+
+static void test_feedback_on_nothing(void **state) {
+    struct fixture *f = *state;
+    attune_store_statistics s;
+    attune_uuid id = {"01a20724-4221-7e97-ad59-a271962389cc"};
+    ATTUNE_INIT(s);
+    attune_feedback copy = {.size = sizeof copy, .kind = ATTUNE_FEEDBACK_COPY};
+    OK(attune_store_feedback(f->store, id.text, &copy, &f->err));
+    OK(queue(f, f->store, "p", NULL));
+    FAILS(attune_store_flush(f->store, &f->err), ATTUNE_ERROR_NOT_FOUND, id.text, "store.db");
+    OK(attune_store_flush(f->store, &f->err)); /* told once */
+    OK(attune_store_statistics_get(f->store, &s, &f->err));
+    assert_int_equal(s.refused, 1);
+    assert_int_equal(s.interactions, 1);
+    FAILS(attune_store_feedback(f->store, "no id", &copy, &f->err), ATTUNE_ERROR_NOT_FOUND, "no id", "store.db");
+}
+
+/* Descriptors of this process that lead into the home. */
+static int open_files(const struct fixture *f) {
+    int n = 0;
+    DIR *folder = opendir("/proc/self/fd");
+    assert_non_null(folder);
+    for (struct dirent *entry; (entry = readdir(folder));) {
+        char target[600];
+        ssize_t length = readlinkat(dirfd(folder), entry->d_name, target, sizeof target - 1);
+        if (length > 0 && (size_t)length > strlen(f->home)) n += strncmp(target, f->home, strlen(f->home)) == 0;
+    }
+    closedir(folder);
+    return n;
+}
+
+static void test_suspend(void **state) {
+    struct fixture *f = *state;
+    OK(record(f->store, "before", "r", 1, NULL, &f->err));
+    assert_true(open_files(f) > 0);
+    for (int i = 0; i < 2; i++) { /* the second time nothing is left to do */
+        OK(attune_store_suspend(f->store, &f->err));
+        assert_int_equal(open_files(f), 0);
+    }
+    int64_t n;
+    FAILS(store_counts(f->store, &n, NULL, NULL, NULL, &f->err), ATTUNE_ERROR_STATE, "attune_store_resume", "store.db");
+    OK(queue(f, f->store, "asleep", NULL));
+    FAILS(attune_store_flush(f->store, &f->err), ATTUNE_ERROR_STATE, "", "");
+    assert_int_equal(open_files(f), 0);
+    for (int i = 0; i < 2; i++) OK(attune_store_resume(f->store, &f->err));
+    OK(attune_store_flush(f->store, &f->err));
+    assert_int_equal(count_interactions(f), 2);
+}
+
+static void test_closing_writes_what_is_queued(void **state) {
+    struct fixture *f = *state;
+    attune_store *store = open_queue(f, (attune_store_options){.group_ms = 60000});
+    for (int i = 0; i < 100; i++) OK(queue(f, store, "p", NULL));
+    attune_store_close(store);
+    assert_int_equal(count_interactions(f), 100);
+}
+
+static void test_normal_durability(void **state) {
+    struct fixture *f = *state;
+    attune_store *store = open_queue(f, (attune_store_options){.durability = ATTUNE_DURABILITY_NORMAL});
+    OK(queue(f, store, "p", NULL));
+    OK(attune_store_flush(store, &f->err));
+    assert_int_equal(pragma(store->writer, "PRAGMA synchronous"), 1);
+    assert_int_equal(pragma(f->store, "PRAGMA synchronous"), 2);
+    assert_int_equal(count_interactions(f), 1);
+    attune_store_close(store);
+    attune_store_options odd = {.size = sizeof odd, .durability = 7};
+    FAILS(attune_store_open(f->home, &odd, &store, &f->err), ATTUNE_ERROR_ARGUMENT, "durability", "");
+}
+
 /* ---- hostile: a disk or another program that refuses ---- */
 
 static void test_locked(void **state) {
@@ -749,6 +885,12 @@ int main(void) {
         WITH_STORE(test_newer_schema),
         WITH_STORE(test_migrations),
         BARE(test_a_store_of_schema_1),
+        WITH_STORE(test_recorded_is_not_waited_for),
+        WITH_STORE(test_a_full_queue),
+        WITH_STORE(test_feedback_on_nothing),
+        WITH_STORE(test_suspend),
+        WITH_STORE(test_closing_writes_what_is_queued),
+        WITH_STORE(test_normal_durability),
         WITH_STORE(test_damaged),
         WITH_STORE(test_a_row_without_its_parent),
         WITH_STORE(test_a_changed_audit),
