@@ -328,7 +328,8 @@ static int consumed_by(attune_store *store, const char *content_hash, int64_t *r
     int code = store_prepare(store, STORE_SLOT_CONSUMED,
                              "SELECT max(run.number) FROM run_example JOIN run ON run.number = run_example.run "
                              "WHERE run_example.content_hash = ? AND run.state = 'published' AND NOT EXISTS "
-                             "(SELECT 1 FROM adapter WHERE adapter.run = run.number AND adapter.state = 'revoked')",
+                             "(SELECT 1 FROM adapter WHERE (adapter.run = run.number OR adapter.number = run.adapter) "
+                             "AND adapter.state = 'revoked')",
                              deriving, &statement, err);
     if (code == ATTUNE_OK) code = store_bind(store, statement, deriving, err, "t", content_hash);
     if (code != ATTUNE_OK) return code;

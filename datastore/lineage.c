@@ -520,8 +520,7 @@ static int publish(attune_store *store, const struct store_run *run, int adapter
     struct store_run published = *run;
     snprintf(published.state, sizeof published.state, "published");
     published.adapter = adapter;
-    code = update_run(store, &published, err);
-    return code == ATTUNE_OK ? store_examples_consumed(store, run->number, err) : code;
+    return update_run(store, &published, err);
 }
 
 int store_publish(attune_store *store, const struct store_run *run, int adapter, store_swap_callback swap, void *user,

@@ -4,7 +4,8 @@
 
 #include "datastore/handle.h"
 
-/* Inside a write transaction. As store_adapter_state_set; "active" of number 0 is the base. A revoked adapter stays it. */
+/* Inside a write transaction. As store_adapter_state_set; "active" of number 0 is the base. A revoked adapter stays
+ * revoked. */
 int store_adapter_set(attune_store *store, int number, const char *state, attune_error *err);
 
 #endif

@@ -28,7 +28,8 @@ void store_prepared_free(struct store_prepared *prepared); /* fine on a zeroed o
 /* Inside a write transaction. *row: the rowid. */
 int store_write_interaction(attune_store *store, const struct store_prepared *prepared, int64_t *row,
                             attune_error *err);
-/* uuid: of the interaction in `row`, which examples are derived from again. The feedback's rowid is SQLite's last one. */
+/* uuid: of the interaction in `row`, which examples are derived from again. The feedback's rowid is the last one that
+ * SQLite has inserted. */
 int store_write_feedback(attune_store *store, int64_t row, const char *uuid, const attune_feedback *feedback,
                          int64_t default_time_ms, attune_error *err);
 /* The rowid of the interaction with this id. ATTUNE_ERROR_NOT_FOUND with a message. */

@@ -278,31 +278,26 @@ int store_revoke(attune_store *store, const int64_t *runs, size_t n, const char 
     return code;
 }
 
-/* Runs whose adapter is revoked, and what a living one is. */
-#define REVOKED(run)                                                                                                   \
-    "EXISTS (SELECT 1 FROM adapter a WHERE a.state = 'revoked' AND (a.run = " run ".number OR a.number = " run         \
-    ".adapter))"
+/* Whether the run `r` has an adapter that is revoked. */
+#define IS_REVOKED                                                                                                     \
+    "EXISTS (SELECT 1 FROM adapter a WHERE a.state = 'revoked' AND (a.run = r.number OR a.number = r.adapter))"
+#define REVOKED_RUNS "(SELECT number FROM run r WHERE " IS_REVOKED ")"
+
+/* ?1: how many examples. Another run that has used one and still stands takes its place. */
+static const char release[] =
+    "UPDATE example SET run = (SELECT max(r.number) FROM run_example x JOIN run r ON r.number = x.run WHERE "
+    "x.content_hash = lower(hex(example.content_hash)) AND r.state = 'published' AND NOT " IS_REVOKED ") "
+    "WHERE id IN (SELECT id FROM example WHERE run IN " REVOKED_RUNS " LIMIT ?1)";
 
 int store_revoked_release(attune_store *store, attune_error *err) {
     enum { AT_ONCE = 400 };
     int64_t left = 0;
     for (;;) {
-        int changed = 0;
-        int code = store_number(store,
-                                "SELECT EXISTS (SELECT 1 FROM example WHERE run IN "
-                                "(SELECT number FROM run d WHERE " REVOKED("d") "))",
-                                revoking, &left, err);
+        int code = store_number(store, "SELECT EXISTS (SELECT 1 FROM example WHERE run IN " REVOKED_RUNS ")", revoking,
+                                &left, err);
         if (code != ATTUNE_OK || !left) return code;
         code = store_begin(store, err);
-        if (code != ATTUNE_OK) return code;
-        code = run_sql(store,
-                       "UPDATE example SET run = (SELECT max(r.number) FROM run_example x JOIN run r ON "
-                       "r.number = x.run WHERE x.content_hash = lower(hex(example.content_hash)) AND "
-                       "r.state = 'published' AND NOT " REVOKED("r") ") WHERE id IN (SELECT id FROM example WHERE "
-                                                                     "run IN (SELECT number FROM run d WHERE " REVOKED(
-                                                                         "d") ") LIMIT ?1)",
-                       AT_ONCE, NULL, &changed, err);
-        code = store_end(store, code, err);
+        if (code == ATTUNE_OK) code = store_end(store, run_sql(store, release, AT_ONCE, NULL, NULL, err), err);
         if (code != ATTUNE_OK) return code;
     }
 }

@@ -1,5 +1,6 @@
-/* Revoking: what has learned from rows that are forgotten, or whose consent is withdrawn, is not used any more. Adapters
- * of the runs that held such a row, trained on or held out, go with all their descendants; runs that are under way end. */
+/* Revoking: what has learned from rows that are forgotten, or whose consent is withdrawn, is not used any more.
+ * Adapters of the runs that held such a row, trained on or held out, go with all their descendants; runs that are
+ * under way end. */
 #ifndef DATASTORE_REVOKE_H
 #define DATASTORE_REVOKE_H
 

@@ -1,6 +1,8 @@
-/* Only bytes that the file format (sqlite.org/fileformat2.html, "B-tree Pages") calls unallocated or free change, so a
- * page is the same to SQLite before, after and half way: neither a reader at the same moment nor a crash can see a
- * difference. The file is written through SQLite's own handle: opening it a second time would drop POSIX locks. */
+/* Only bytes that the file format (sqlite.org/fileformat2.html, "B-tree Pages") calls unallocated or free change, and
+ * only they are written: a page is the same to SQLite before, after and half way. Neither a reader at the same moment
+ * nor a crash can see a difference, on the assumption that SQLite itself makes: a write harms no byte outside of its
+ * range (sqlite.org/psow.html). It goes through SQLite's own handle, as opening the file a second time would drop POSIX
+ * locks. */
 #include "datastore/wipe.h"
 
 #include <inttypes.h>
@@ -19,51 +21,60 @@ enum {
 
 static const char wiping[] = "wipe what was deleted";
 
-/* ---- one page ---- */
-
-static size_t two(const unsigned char *at) { return (size_t)at[0] << 8 | at[1]; }
-
-/* 1: there was something but zeros. */
-static int zero(unsigned char *from, size_t n) {
-    size_t i = 0;
-    while (i < n && !from[i]) i++;
-    memset(from + i, 0, n - i);
-    return i < n;
-}
-
-/* Free blocks: next one (2 bytes), size (2 bytes), ascending, each within the page. */
-static int wipe_free_blocks(unsigned char *page, size_t usable, size_t at) {
-    int changed = 0;
-    while (at) {
-        if (at + 4 > usable) break;
-        size_t next = two(page + at), n = two(page + at + 2);
-        if (n < 4 || n > usable - at) break;
-        changed |= zero(page + at + 4, n - 4);
-        if (next <= at) break;
-        at = next;
-    }
-    return changed;
-}
-
-/* Header: type, first free block (2), cells (2), start of the cells' content (2, 0: 65536), fragments, and in interior
- * pages the rightmost child (4); then 2 bytes a cell. What lies between them and the content is unallocated. */
-static int wipe_page(unsigned char *page, size_t usable) {
-    int leaf = page[0] == 10 || page[0] == 13, interior = page[0] == 2 || page[0] == 5;
-    if (!leaf && !interior) return 0; /* overflow and free pages begin with the number of another page, below 2^25 */
-    size_t end = (leaf ? 8 : 12) + 2 * two(page + 3), content = two(page + 5);
-    if (content == 0) content = 65536;
-    if (end > content || content > usable) return 0;
-    int changed = zero(page + end, content - end);
-    return wipe_free_blocks(page, usable, two(page + 1)) | changed;
-}
-
-/* ---- the file ---- */
-
 struct file {
     sqlite3_file *file;
     size_t page_bytes, usable;
     int64_t pages;
 };
+
+/* ---- one page ---- */
+
+struct page {
+    const struct file *file;
+    unsigned char *bytes;
+    int64_t offset;  /* in the file */
+    int rc, changed; /* rc: of SQLite, the first that was not SQLITE_OK */
+};
+
+static size_t two(const unsigned char *at) { return (size_t)at[0] << 8 | at[1]; }
+
+/* n bytes at `from` within the page. */
+static void zero(struct page *page, size_t from, size_t n) {
+    size_t i = 0;
+    while (i < n && !page->bytes[from + i]) i++;
+    if (i == n || page->rc != SQLITE_OK) return;
+    memset(page->bytes + from + i, 0, n - i);
+    page->rc = page->file->file->pMethods->xWrite(page->file->file, page->bytes + from + i, (int)(n - i),
+                                                  page->offset + (int64_t)(from + i));
+    page->changed = 1;
+}
+
+/* Next one (2 bytes), size (2 bytes), ascending, each within the page. */
+static void wipe_free_blocks(struct page *page) {
+    size_t usable = page->file->usable;
+    for (size_t at = two(page->bytes + 1); at && at + 4 <= usable;) {
+        size_t next = two(page->bytes + at), n = two(page->bytes + at + 2);
+        if (n < 4 || n > usable - at) return;
+        zero(page, at + 4, n - 4);
+        if (next <= at) return;
+        at = next;
+    }
+}
+
+/* Header: type, first free block (2), cells (2), start of the cells' content (2, 0: 65536), fragments, and in interior
+ * pages the rightmost child (4); then 2 bytes a cell. What lies between them and the content is unallocated. */
+static void wipe_page(struct page *page) {
+    const unsigned char *bytes = page->bytes;
+    int leaf = bytes[0] == 10 || bytes[0] == 13, interior = bytes[0] == 2 || bytes[0] == 5;
+    if (!leaf && !interior) return; /* overflow and free pages begin with the number of another page, below 2^25 */
+    size_t end = (leaf ? 8 : 12) + 2 * two(bytes + 3), content = two(bytes + 5);
+    if (content == 0) content = 65536;
+    if (end > content || content > page->file->usable) return;
+    zero(page, end, content - end);
+    wipe_free_blocks(page);
+}
+
+/* ---- the file ---- */
 
 static int look(attune_store *store, struct file *out, attune_error *err) {
     unsigned char header[24];
@@ -88,14 +99,14 @@ static int look(attune_store *store, struct file *out, attune_error *err) {
 static int wipe_block(attune_store *store, const struct file *file, unsigned char *block, int64_t from, int64_t n,
                       int64_t *wiped, attune_error *err) {
     int64_t pending = PENDING_BYTE / (int64_t)file->page_bytes;
-    for (int64_t i = 0; i < n; i++) {
-        unsigned char *page = block + (size_t)i * file->page_bytes;
-        int64_t at = from + i;
+    for (int64_t at = from; at < from + n; at++) {
+        struct page page = {.file = file,
+                            .bytes = block + (size_t)(at - from) * file->page_bytes,
+                            .offset = at * (int64_t)file->page_bytes};
         if (at == 0 || at == pending) continue; /* the first one holds the schema, and is in use */
-        if (!wipe_page(page, file->usable)) continue;
-        int rc = file->file->pMethods->xWrite(file->file, page, (int)file->page_bytes, at * (int64_t)file->page_bytes);
-        if (rc != SQLITE_OK) return store_sql_error(store, rc, wiping, err);
-        ++*wiped;
+        wipe_page(&page);
+        if (page.rc != SQLITE_OK) return store_sql_error(store, page.rc, wiping, err);
+        *wiped += page.changed;
     }
     return ATTUNE_OK;
 }

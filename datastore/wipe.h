@@ -11,9 +11,9 @@
  * reader stands in the way. */
 int store_begin_alone(attune_store *store, attune_error *err);
 /* Inside such a transaction, before anything was read or written in it: zeroes the unallocated bytes of pages from
- * *page on (0: the start) until store_clock_ms passes until_ms. *page is 0 when the end was reached; *wiped counts pages
- * that had something in them. The transaction must write something, so that other connections drop the pages that
- * they have cached. */
+ * *page on (0: the start) until store_clock_ms passes until_ms. *page is 0 when the end was reached; *wiped counts
+ * pages that had something in them. The transaction must write something, so that other connections drop the pages
+ * that they have cached. */
 int store_wipe_pages(attune_store *store, int64_t *page, int64_t until_ms, int64_t *wiped, attune_error *err);
 
 #endif

@@ -75,7 +75,7 @@ static int lay_out(struct token_cache *cache, const uint32_t *lengths, size_t to
     size_t at = 0;
     for (size_t i = 0; i < cache->n; i++) {
         cache->starts[i] = at;
-        if (lengths[i] == 1 || lengths[i] > cache->max_tokens || lengths[i] > tokens - at) return 0;
+        if (lengths[i] == 1 || lengths[i] > cache->max_tokens) return 0;
         at += lengths[i];
     }
     cache->starts[cache->n] = at;

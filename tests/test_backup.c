@@ -1,6 +1,7 @@
 /* Backing a home up while it is used, and making one again from the copy: whole or not at all, at whatever point it is
  * cut off, and whatever was done to the copy. */
 #include <dirent.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/file.h>
 
@@ -264,6 +265,69 @@ static void test_while_in_use(void **state) {
     assert_true(seen[0] + seen[1] + seen[2] > 4);
 }
 
+/* Backs up in a child that waits at each fault point (it lists them into a pipe that has to be opened to be read), calls
+ * `meanwhile` as soon as the first adapter has been copied, and lets it go on. The child's code. */
+static int back_up_slowly(struct homes *f, void (*meanwhile)(struct homes *f)) {
+    int status = 0, done = 0;
+    char name[256], pipe_path[256];
+    snprintf(pipe_path, sizeof pipe_path, "%s/pipe", f->folder);
+    unlink(pipe_path);
+    assert_int_equal(mkfifo(pipe_path, 0600), 0);
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        setenv("ATTUNE_FAULT_LIST", pipe_path, 1);
+        _exit(-attune_home_backup(f->home, in_folder(f, "backup"), NULL));
+    }
+    while (waitpid(child, &status, WNOHANG) == 0) {
+        int end = open(pipe_path, O_RDONLY | O_NONBLOCK);
+        struct pollfd wait = {end, POLLIN, 0};
+        if (poll(&wait, 1, 100) > 0 && read(end, name, sizeof name) < 0) fail_msg("cannot read the pipe");
+        close(end); /* now it cannot pass more than the point where it is */
+        if (!done && exists(in_backup(f, "adapters/1.gguf"))) {
+            meanwhile(f);
+            done = 1;
+        }
+    }
+    assert_int_equal(done, 1);
+    assert_true(WIFEXITED(status));
+    return -WEXITSTATUS(status);
+}
+static void import_one(struct homes *f) {
+    int number = 0;
+    OK(attune_adapter_import(f->home, adapter_path(f, 1), &number, &f->err));
+    assert_int_equal(number, 3);
+    OK(attune_adapter_use(f->home, 3, &f->err));
+}
+static void forget_all(struct homes *f) {
+    attune_store *store = NULL;
+    attune_filter all;
+    ATTUNE_INIT(all);
+    OK(attune_store_open(f->home, NULL, &store, &f->err));
+    OK(attune_store_forget(store, &all, NULL, &f->err));
+    attune_store_close(store);
+}
+
+/* What changes while the files are copied is in the copy, or it is not: never half of it. */
+static void test_changes_meanwhile(void **state) {
+    struct homes *f = *state;
+    make_used_home(f);
+    struct homes r = restored_home(f);
+    assert_int_equal(back_up_slowly(f, import_one), ATTUNE_OK);
+    OK(attune_home_restore(in_folder(f, "backup"), r.home, NULL, &f->err));
+    expect_same_home(f, &r);
+    assert_int_equal(home_status(&r).active_adapter, 3);
+    shell("rm -rf %s %s", in_folder(f, "backup"), r.home);
+    OK(attune_adapter_use(f->home, 2, &f->err));
+    assert_int_equal(back_up_slowly(f, forget_all), ATTUNE_OK);
+    assert_false(exists(in_backup(f, "adapters/1.gguf")) || exists(in_backup(f, "adapters/2.gguf")));
+    OK(attune_home_restore(in_folder(f, "backup"), r.home, NULL, &f->err));
+    expect_same_home(f, &r);
+    assert_int_equal(home_status(&r).interactions, 0);
+    assert_int_equal(home_status(&r).active_adapter, 0);
+}
+
 /* ---- cut off ---- */
 
 /* In a child, as a fault may kill it. The code, or -99 when it was killed. */
@@ -447,6 +511,7 @@ static void change_manifest(struct homes *f, const char *good, const char *what,
     const char *found = strstr(good, what);
     assert_non_null(found);
     char *text = malloc(strlen(good) + strlen(as) + 1);
+    assert_non_null(text);
     sprintf(text, "%.*s%s%s", (int)(found - good), good, as, found + strlen(what));
     write_text(in_backup(f, "manifest.json"), text);
     free(text);
@@ -519,6 +584,15 @@ static void test_backups_that_do_not_fit(void **state) {
     put_in_backup(f, manifest, "store.db", bad, n);
     restore_fails(f, ATTUNE_ERROR_FORMAT, "", "store.db");
     shell("rm -rf %s && cp -a %s/kept %s", in_folder(f, "backup"), f->folder, in_folder(f, "backup"));
+    /* one that opens, and is not what attune has written */
+    struct homes b = *f;
+    snprintf(b.home, sizeof b.home, "%s/backup", f->folder);
+    char before[65];
+    snprintf(before, sizeof before, "%s", sha256_of(in_backup(f, "store.db")));
+    sql(&b, "UPDATE audit SET detail = 'something else' WHERE id = 1");
+    change_manifest(f, manifest, before, sha256_of(in_backup(f, "store.db")));
+    restore_fails(f, ATTUNE_ERROR_FORMAT, "audit", "store.db");
+    shell("rm -rf %s && cp -a %s/kept %s", in_folder(f, "backup"), f->folder, in_folder(f, "backup"));
     put_in_backup(f, manifest, "CURRENT", "2\n", 2);
     restore_fails(f, ATTUNE_ERROR_FORMAT, "damaged", "CURRENT");
     shell("rm -rf %s && cp -a %s/kept %s", in_folder(f, "backup"), f->folder, in_folder(f, "backup"));
@@ -542,6 +616,7 @@ int main(void) {
         TEST(test_encrypted),
         TEST(test_what_is_left_out),
         TEST(test_while_in_use),
+        TEST(test_changes_meanwhile),
         TEST(test_backups_that_are_cut_short),
         TEST(test_restores_that_are_cut_short),
         TEST(test_places_that_are_taken),

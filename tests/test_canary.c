@@ -226,6 +226,30 @@ static void test_reader_with_a_snapshot(void **state) {
     needles_free(needles);
 }
 
+/* ---- a program that deletes without wiping ---- */
+
+static void test_deleted_by_others(void **state) {
+    struct fixture *f = *state;
+    struct needles *needles = needles_new();
+    sqlite3 *other = NULL;
+    for (int i = 0; i < 9; i++) tell(f, "kept", "a question", "an answer that stays", 100 + i);
+    tell(f, "lost", "a question", "Deleted by somebody else", 50);
+    tell(f, "kept", "a question", "an answer that stays", 200);
+    OK(attune_store_flush(f->store, &f->err));
+    needles_add_text(needles, "a response", "eleted by somebody else");
+    assert_int_equal(sqlite3_open(in_home(f, "store.db"), &other), SQLITE_OK);
+    assert_int_equal(
+        sqlite3_exec(other, "PRAGMA secure_delete = OFF; DELETE FROM interaction WHERE app = 'lost'", NULL, NULL, NULL),
+        SQLITE_OK);
+    sqlite3_close(other);
+    assert_all_found(needles, f->home);
+    tell(f, "ours", "another question", "with an answer that is too long for the place that was left free there", 1);
+    attune_filter filter = by_app("ours");
+    forget(f, &filter);
+    assert_none_found(needles, f->home);
+    needles_free(needles);
+}
+
 /* ---- many rows: what moves about in the file ----
  * Balancing a b-tree leaves copies of rows in the unallocated parts of pages. That happens to few of them, so many rows
  * of many lengths are deleted in many rounds. */
@@ -308,6 +332,7 @@ int main(void) {
         TEST(test_encrypted_row, encrypted_setup),
         TEST(test_encrypted_texts_are_nowhere, encrypted_setup),
         TEST(test_reader_with_a_snapshot, store_setup),
+        TEST(test_deleted_by_others, store_setup),
         TEST(test_many, store_setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -58,12 +58,12 @@ static void make_file(struct fixture *f, const char *name) {
 }
 static int is_there(struct fixture *f, const char *name) { return access(in_home(f, name), F_OK) == 0; }
 
-static char *const shas[] = {
-    "", "1111111111111111111111111111111111111111111111111111111111111111",
-    "2222222222222222222222222222222222222222222222222222222222222222",
-    "3333333333333333333333333333333333333333333333333333333333333333",
-    "4444444444444444444444444444444444444444444444444444444444444444",
-    "5555555555555555555555555555555555555555555555555555555555555555"};
+static char *const shas[] = {"",
+                             "1111111111111111111111111111111111111111111111111111111111111111",
+                             "2222222222222222222222222222222222222222222222222222222222222222",
+                             "3333333333333333333333333333333333333333333333333333333333333333",
+                             "4444444444444444444444444444444444444444444444444444444444444444",
+                             "5555555555555555555555555555555555555555555555555555555555555555"};
 
 /* ---- runs and adapters ---- */
 
@@ -168,13 +168,12 @@ static int64_t new_examples(struct fixture *f) {
 /* ---- which rows ---- */
 
 static void tell_some(struct fixture *f, attune_uuid ids[6]) {
-    static const struct told told[6] = {
-        {"mail", "one", "write to Anna about the ferry", "dear Anna", 1000, 0},
-        {"mail", "two", "write to Björn", "dear BJÖRN, about the Ferry", 2000, 0},
-        {"chat", "one", "what is a fjord", "a valley", 3000, 0},
-        {"chat", "two", "what is a moraine", "debris", 4000, 0},
-        {"chat", "two", "and an esker", "a ridge", 5000, 0},
-        {"chat", "three", "and a drumlin", "a hill", 6000, 0}};
+    static const struct told told[6] = {{"mail", "one", "write to Anna about the ferry", "dear Anna", 1000, 0},
+                                        {"mail", "two", "write to Björn", "dear BJÖRN, about the Ferry", 2000, 0},
+                                        {"chat", "one", "what is a fjord", "a valley", 3000, 0},
+                                        {"chat", "two", "what is a moraine", "debris", 4000, 0},
+                                        {"chat", "two", "and an esker", "a ridge", 5000, 0},
+                                        {"chat", "three", "and a drumlin", "a hill", 6000, 0}};
     for (int i = 0; i < 6; i++) ids[i] = tell(f, told[i]);
     OK(feedback(f->store, &ids[5], ATTUNE_FEEDBACK_EDIT, 0, "a hill that a glacier left", &f->err));
     OK(feedback(f->store, &ids[5], ATTUNE_FEEDBACK_THUMB, 1, NULL, &f->err));
@@ -368,6 +367,52 @@ static void test_revoked_with_descendants(void **state) {
     assert_string_equal(run_state(f), "failed");
 }
 
+/* Over the parent of the adapter, or of its run, whichever says so. */
+static void test_long_descent(void **state) {
+    struct fixture *f = *state;
+    attune_uuid ids[6];
+    tell_some(f, ids);
+    struct store_run run = begin_run(f, "1", (const attune_uuid *[]){&ids[0]}, 1, 0, 0);
+    publish(f, &run, 5, 0); /* the numbers fall, so that one look over the rows is not enough */
+    for (int i = 4; i >= 1; i--) {
+        char id[8];
+        snprintf(id, sizeof id, "run%d", i);
+        run = begin_run(f, id, (const attune_uuid *[]){&ids[i]}, 1, 0, 0);
+        run.parent = i % 2 ? i + 1 : 0;
+        publish(f, &run, i, i % 2 ? 0 : i + 1);
+    }
+    const char *named[] = {ids[0].text};
+    attune_filter filter = any();
+    filter.ids = named;
+    filter.n_ids = 1;
+    attune_forget_result result = forget(f, filter);
+    assert_true(result.adapters_revoked == 5 && result.active_before == 1 && result.active_after == 0);
+    assert_current(f, 0);
+}
+
+/* A preference of an edit that was replaced: neither its texts nor its hash can be found again, only the lineage
+ * tells. */
+static void test_lineage_by_id_alone(void **state) {
+    struct fixture *f = *state;
+    struct store_example_query query = {.kind = STORE_EXAMPLE_PREFERENCE};
+    struct store_run run = {.id = "r", .state = "unfinished"};
+    struct store_run_example used = {.position = 0};
+    struct rows rows = {0};
+    attune_uuid id = tell(f, (struct told){"a", "", "a prompt", NULL, 1, 0});
+    OK(feedback(f->store, &id, ATTUNE_FEEDBACK_EDIT, 0, "an edit", &f->err));
+    OK(store_examples(f->store, &query, collect, &rows, &f->err));
+    assert_int_equal(rows.n, 1);
+    memcpy(used.content_hash, rows.row[0].content_hash, 65);
+    used.interaction = rows.row[0].interaction;
+    used.other = rows.row[0].other;
+    OK(store_run_begin(f->store, &run, &used, 1, &f->err));
+    publish(f, &run, 1, 0);
+    OK(feedback(f->store, &id, ATTUNE_FEEDBACK_EDIT, 0, "another edit", &f->err));
+    OK(store_maintain(f->store, 0, &f->err));
+    assert_int_equal(forget(f, any()).adapters_revoked, 1);
+    assert_current(f, 0);
+}
+
 static void lineage(struct fixture *f, int held_out, int by_hash, int edited, int duplicate) {
     attune_uuid ids[2], forgotten;
     ids[0] = tell(f, (struct told){"keep", "", "a prompt that stays", NULL, 1, 0});
@@ -377,6 +422,7 @@ static void lineage(struct fixture *f, int held_out, int by_hash, int edited, in
     publish(f, &run, 1, 0);
     /* The edit that was learned is replaced by another one. */
     if (edited) OK(feedback(f->store, &ids[1], ATTUNE_FEEDBACK_EDIT, 0, "an answer edited again", &f->err));
+    if (edited) OK(store_maintain(f->store, 0, &f->err));
     forgotten = ids[1];
     if (duplicate) forgotten = tell(f, (struct told){"copy", "", "a prompt that goes", NULL, 9, 0});
     const char *named[] = {forgotten.text};
@@ -439,10 +485,16 @@ static void damaged_current(struct fixture *f, const char *text) {
     int number;
     tell_some(f, ids);
     learn(f, 1, 0, &ids[0]);
+    begin_run(f, "under way", (const attune_uuid *[]){&ids[2]}, 1, 0, 0);
     write_file(f, "CURRENT", text, strlen(text));
-    forget(f, by_app("chat")); /* revokes nothing: CURRENT is none of its business */
-    if (strstr(text, "9 ") == NULL)
+    forget(f, by_app("chat")); /* ends the run, but revokes nothing: CURRENT is none of its business */
+    assert_string_equal(run_state(f), "failed");
+    if (text[0] == '9') {
+        OK(store_current_read(f->home, &number, NULL, NULL, &f->err));
+        assert_int_equal(number, 9);
+    } else {
         FAILS(store_current_read(f->home, &number, NULL, NULL, &f->err), ATTUNE_ERROR_FORMAT, "damaged", "CURRENT");
+    }
     assert_int_equal(forget(f, by_app("mail")).adapters_revoked, 1);
     assert_current(f, 0);
 }
@@ -566,7 +618,9 @@ static void test_publishing(void **state) {
     swap.code = 0;
     OK(store_while_unfinished(f->store, run.number, swap_current, &swap, &f->err));
     forget(f, by_app("mail"));
+    swap.calls = 0;
     FAILS(store_publish(f->store, NULL, 1, swap_current, &swap, &f->err), ATTUNE_ERROR_STATE, "revoked", "");
+    assert_int_equal(swap.calls, 0);
     attune_adapter_info info;
     OK(store_adapter_get(f->store, 1, &info, &f->err));
     strcpy(info.state, "active");
@@ -630,7 +684,8 @@ static void test_consent_of_rows(void **state) {
     assert_true(result.interactions == 2 && result.adapters_revoked == 0);
     assert_int_equal(new_examples(f), 3);
     assert_string_equal(adapter_state(f, 2), "revoked");
-    assert_int_equal(query_number(f, "SELECT count(*) FROM audit WHERE event = 'consent' AND detail LIKE 'given: %'"), 1);
+    assert_int_equal(query_number(f, "SELECT count(*) FROM audit WHERE event = 'consent' AND detail LIKE 'given: %'"),
+                     1);
     assert_sound(f);
 }
 
@@ -708,6 +763,10 @@ static void test_tombstones(void **state) {
     assert_int_equal(count_interactions(f), 0);
     assert_int_equal(import(f, file, 1).rows, 1);
     assert_int_equal(count_interactions(f), 1);
+    tell(f, (struct told){"", "", "p2", "r2", 1, 0});
+    assert_int_equal(forget(f, any()).interactions, 2);
+    static const char both[] = "{\"prompt\": \"p\", \"response\": \"r\"}\n{\"prompt\": \"p2\", \"response\": \"r2\"}\n";
+    assert_int_equal(import(f, both, 0).forgotten, 2);
     unlink(in_home(f, "rows.jsonl"));
 }
 
@@ -854,7 +913,7 @@ enum { MANY = 5000 };
 
 static void tell_many(struct fixture *f, int n, int last_app) {
     attune_interaction interaction;
-    char prompt[64], response[1024];
+    char prompt[64], response[512];
     memset(response, 'x', sizeof response);
     ATTUNE_INIT(interaction);
     interaction.prompt = prompt;
@@ -862,8 +921,8 @@ static void tell_many(struct fixture *f, int n, int last_app) {
     for (int i = 0; i < n; i++) {
         snprintf(prompt, sizeof prompt, "question %d about %d", i, i * 7919 % 1000);
         int at = snprintf(response, sizeof response, "answer %d, which is ", i);
-        for (int k = at; k < 900; k++) response[k] = k % 7 ? (char)('a' + (i * k + k) % 26) : ' ';
-        response[900] = '\0';
+        for (int k = at; k < 300; k++) response[k] = k % 7 ? (char)('a' + (i * k + k) % 26) : ' ';
+        response[300] = '\0';
         interaction.app = i % 10 == 0 && last_app ? "keep" : "mail";
         interaction.time_ms = 1000 + i;
         OK(attune_store_record(f->store, &interaction, NULL, &f->err));
@@ -957,6 +1016,75 @@ static void many_beside_a_writer(struct fixture *f) {
     assert_sound(f);
 }
 static void test_many_beside_a_writer(void **state) { many_beside_a_writer(*state); }
+
+/* Plans, trains and publishes, over and over, on the newest rows, which are those that go first. */
+static int publisher(struct fixture *f, int end) {
+    attune_store *store = NULL;
+    char byte;
+    fcntl(end, F_SETFL, O_NONBLOCK);
+    if (store_open_path(f->home, 0, &store, NULL) != ATTUNE_OK) return 100;
+    for (int number = 1; read(end, &byte, 1) != 0; number++) {
+        struct store_example_query query = {.newest = 3};
+        struct store_run run = {.state = "unfinished"};
+        struct store_run_example used[3];
+        struct swap swap = {.f = f, .number = 1};
+        struct rows rows = {0};
+        attune_adapter_info info;
+        if (store_examples(store, &query, collect, &rows, NULL) != ATTUNE_OK) return 101;
+        memset(used, 0, sizeof used);
+        for (size_t i = 0; i < rows.n; i++) {
+            memcpy(used[i].content_hash, rows.row[i].content_hash, 65);
+            used[i].interaction = rows.row[i].interaction;
+            used[i].position = (int64_t)i;
+        }
+        snprintf(run.id, sizeof run.id, "%d", number);
+        int code = store_run_begin(store, &run, used, rows.n, NULL);
+        ATTUNE_INIT(info);
+        info.number = number;
+        strcpy(info.state, "candidate");
+        strcpy(info.origin, "trained");
+        if (code == ATTUNE_OK) code = store_adapter_put(store, &info, run.number, NULL);
+        if (code == ATTUNE_OK) code = store_publish(store, &run, number, swap_current, &swap, NULL);
+        if (code != ATTUNE_OK && code != ATTUNE_ERROR_STATE) return 102;
+        usleep(2000); /* locks of SQLite have no queue */
+    }
+    attune_store_close(store);
+    return 0;
+}
+
+/* However publishing and forgetting fall together: no adapter stands that learned from a row that has gone. */
+static void test_publishing_meanwhile(void **state) {
+    struct fixture *f = *state;
+    int ends[2], status;
+    tell_many(f, MANY / 2, 1);
+    attune_store_close(f->store);
+    f->store = NULL;
+    assert_int_equal(pipe(ends), 0);
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        close(ends[1]);
+        _exit(publisher(f, ends[0]));
+    }
+    close(ends[0]);
+    OK(store_open_path(f->home, 0, &f->store, &f->err));
+    attune_forget_result result = forget(f, by_app("mail"));
+    close(ends[1]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    assert_int_equal(result.interactions, MANY / 20 * 9);
+    assert_true(result.adapters_revoked > 0);
+    assert_int_equal(query_number(f, "SELECT count(*) FROM run_example e JOIN adapter a ON a.run = e.run WHERE "
+                                     "a.state <> 'revoked' AND NOT EXISTS (SELECT 1 FROM digest d WHERE "
+                                     "lower(hex(d.content_hash)) = e.content_hash)"),
+                     0);
+    assert_int_equal(query_number(f, "SELECT count(*) FROM run_interaction WHERE interaction NOT IN "
+                                     "(SELECT id FROM interaction)"),
+                     0);
+    assert_sound(f);
+}
 
 /* ---- an encrypted store ---- */
 
@@ -1066,6 +1194,8 @@ int main(void) {
         TEST(test_queued),
         TEST(test_ids_given_again),
         TEST(test_revoked_with_descendants),
+        TEST(test_long_descent),
+        TEST(test_lineage_by_id_alone),
         TEST(test_lineage_by_id),
         TEST(test_lineage_held_out),
         TEST(test_lineage_by_hash),
@@ -1089,6 +1219,7 @@ int main(void) {
         TEST(test_faults),
         TEST(test_killed_between_batches),
         TEST(test_many_beside_a_writer),
+        TEST(test_publishing_meanwhile),
         ENCRYPTED(test_encrypted),
         ENCRYPTED(test_without_the_key),
         TEST(test_damaged_row),
