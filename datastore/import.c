@@ -151,15 +151,10 @@ struct import {
 /* Secrets that only the app knows, as the recorder looks for them; what the row brings is not lost. */
 static int64_t findings_of(const attune_store *store, const struct line *line) {
     const struct store_prepared *prepared = &line->prepared;
-    int64_t found = 0, told = line->row.private_findings;
-    if (!store->find_private) return told;
-    for (size_t i = 0; i <= prepared->n + line->row.n_feedback; i++) {
-        const char *text = i < prepared->n    ? prepared->list[i].content
-                           : i == prepared->n ? prepared->interaction->response
-                                              : line->row.feedback[i - prepared->n - 1].text;
-        size_t n = text ? store->find_private(text, strlen(text), store->find_private_user) : 0;
-        found += n > 1000000 ? 1000000 : (int64_t)n;
-    }
+    int64_t told = line->row.private_findings;
+    int64_t found = store_private_findings(store, prepared->interaction->response);
+    for (size_t i = 0; i < prepared->n; i++) found += store_private_findings(store, prepared->list[i].content);
+    for (size_t i = 0; i < line->row.n_feedback; i++) found += store_private_findings(store, line->row.feedback[i].text);
     return found > told ? found : told;
 }
 

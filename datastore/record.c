@@ -70,6 +70,12 @@ void store_prepared_free(struct store_prepared *prepared) {
     memset(prepared, 0, sizeof *prepared);
 }
 
+int64_t store_private_findings(const attune_store *store, const char *text) {
+    enum { ENOUGH = 1000000 };
+    size_t found = store->find_private && text ? store->find_private(text, strlen(text), store->find_private_user) : 0;
+    return found < ENOUGH ? (int64_t)found : ENOUGH;
+}
+
 /* ---- private columns ---- */
 
 static void label_of(const char *uuid, const char *column, char out[64]) { snprintf(out, 64, "%s/%s", uuid, column); }

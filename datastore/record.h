@@ -25,6 +25,9 @@ int store_prepare_interaction(const attune_interaction *interaction, const char 
                               attune_error *err);
 void store_prepared_free(struct store_prepared *prepared); /* fine on a zeroed one */
 
+/* How much of what the app calls private its own search finds in one text (nullable); 0 where it has none. */
+int64_t store_private_findings(const attune_store *store, const char *text);
+
 /* Inside a write transaction. *row: the rowid. */
 int store_write_interaction(attune_store *store, const struct store_prepared *prepared, int64_t *row,
                             attune_error *err);

@@ -95,16 +95,6 @@ int store_enqueue_feedback(attune_store *store, const char *id, const attune_fee
 
 /* ---- on the recorder's thread ---- */
 
-static int64_t findings_of(const attune_store *store, const struct store_prepared *prepared) {
-    if (!store->find_private) return 0;
-    const char *response = prepared->interaction->response;
-    size_t found = store->find_private(response, strlen(response), store->find_private_user);
-    for (size_t i = 0; i < prepared->n; i++)
-        found += store->find_private(prepared->list[i].content, strlen(prepared->list[i].content),
-                                     store->find_private_user);
-    return found > 1000000 ? 1000000 : (int64_t)found;
-}
-
 /* What takes time and no lock, done before others are made to wait. */
 static int prepare(attune_store *store, struct recorder_item *const *items, size_t n, struct store_prepared *out,
                    size_t *bad, attune_error *err) {
@@ -116,22 +106,22 @@ static int prepare(attune_store *store, struct recorder_item *const *items, size
             if (code != ATTUNE_ERROR_MEMORY) *bad = i;
             return code;
         }
-        out[i].private_findings = findings_of(store, &out[i]);
+        out[i].private_findings = store_private_findings(store, item->interaction.response);
+        for (size_t k = 0; k < out[i].n; k++)
+            out[i].private_findings += store_private_findings(store, out[i].list[k].content);
     }
     return ATTUNE_OK;
 }
 
 /* An edit that holds what the app calls private keeps its interaction out, like the interaction's own texts. */
 static int note_private_edit(attune_store *store, const attune_feedback *feedback, int64_t row, attune_error *err) {
-    if (!store->find_private || !feedback->text) return ATTUNE_OK;
-    size_t found = store->find_private(feedback->text, strlen(feedback->text), store->find_private_user);
+    int64_t found = store_private_findings(store, feedback->text);
     if (found == 0) return ATTUNE_OK;
     sqlite3_stmt *statement = NULL;
     int code = store_prepare(store, -1, "UPDATE interaction SET private_findings = private_findings + ?1 WHERE id = ?2",
                              "record the feedback", &statement, err);
     if (code == ATTUNE_OK)
-        code = store_bind(store, statement, "record the feedback", err, "ii", (int64_t)(found > 1000000 ? 1000000 : found),
-                          row);
+        code = store_bind(store, statement, "record the feedback", err, "ii", found, row);
     if (code == ATTUNE_OK) code = store_run_statement(store, statement, "record the feedback", err);
     sqlite3_finalize(statement);
     return code;
