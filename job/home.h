@@ -64,8 +64,8 @@ int home_make_folders(const char *path, attune_error *err);
 /* From adapter `number` on over its parents: the first that may be used; 0: the base. */
 int home_clean_ancestor(attune_store *store, int number, int *out, attune_error *err);
 /* Under the lock: CURRENT names this adapter (0: the base), and the store's rows follow, that of the run that made it
- * (nullable) too; as one, so that no forgetting can come between. ATTUNE_ERROR_STATE: the adapter is revoked, or the run
- * has been failed. */
+ * (nullable) too; as one, so that no forgetting can come between. ATTUNE_ERROR_STATE: the adapter is revoked, or the
+ * run has been failed. */
 int home_activate(const char *home, attune_store *store, const struct store_run *run, int number, const char *sha256,
                   attune_error *err);
 /* Under the lock: the store's adapter rows follow CURRENT, which leaves a revoked adapter for its nearest clean

@@ -165,7 +165,10 @@ static void test_encrypted(void **state) {
     GIVES(attune_store_open(r.home, NULL, &store, &f->err), ATTUNE_ERROR_MISMATCH);
     shell("mv %s/away %s/key", f->folder, f->folder);
     import_rows(&r, 6, 4);
-    publish_run(&r, 2);
+    /* what comes of it hangs on the store's own salt: the order of the rows is by hashes that are keyed */
+    attune_job_options job = job_options();
+    GIVES(run_job(&r, &job, NULL), ATTUNE_DONE);
+    assert_string_not_equal(home_status(&r).run_state, "failed");
 }
 
 /* ---- what is left out ---- */
@@ -265,8 +268,8 @@ static void test_while_in_use(void **state) {
     assert_true(seen[0] + seen[1] + seen[2] > 4);
 }
 
-/* Backs up in a child that waits at each fault point (it lists them into a pipe that has to be opened to be read), calls
- * `meanwhile` as soon as the first adapter has been copied, and lets it go on. The child's code. */
+/* Backs up in a child that waits at each fault point (it lists them into a pipe that has to be opened to be read),
+ * calls `meanwhile` as soon as the first adapter has been copied, and lets it go on. The child's code. */
 static int back_up_slowly(struct homes *f, void (*meanwhile)(struct homes *f)) {
     int status = 0, done = 0;
     char name[256], pipe_path[256];
@@ -278,6 +281,7 @@ static int back_up_slowly(struct homes *f, void (*meanwhile)(struct homes *f)) {
     assert_true(child >= 0);
     if (child == 0) {
         setenv("ATTUNE_FAULT_LIST", pipe_path, 1);
+        signal(SIGPIPE, SIG_IGN); /* the other end may close before a name is written */
         _exit(-attune_home_backup(f->home, in_folder(f, "backup"), NULL));
     }
     while (waitpid(child, &status, WNOHANG) == 0) {

@@ -217,7 +217,8 @@ static void test_revoked_are_not_chosen(void **state) {
     set_state(f, 1, "revoked");
     OK(attune_store_open(f->home, NULL, &store, &f->err));
     /* past the look that `use` takes before */
-    FAILS(home_activate(f->home, store, NULL, 1, sha256_of(adapter_path(f, 1)), &f->err), ATTUNE_ERROR_STATE, "revoked", "");
+    FAILS(home_activate(f->home, store, NULL, 1, sha256_of(adapter_path(f, 1)), &f->err), ATTUNE_ERROR_STATE, "revoked",
+          "");
     assert_int_equal(active(f), 2);
     OK(home_activate(f->home, store, NULL, 0, "", &f->err));
     assert_int_equal(active(f), 0);
