@@ -68,6 +68,7 @@ static void print_loss(const attune_job_report *r) {
 static void print_next(const attune_job_report *r) {
     if (r->published) cli_print("\nNext: attune chat, or attune adapters rollback to go back.\n");
     else if (is_waiting(r)) cli_print("Next: attune status tells what is recorded.\n");
+    else if (!r->finished && strcmp(r->state, "failed") == 0) cli_print("\nNext: attune train plans anew.\n");
     else if (!r->finished) cli_print("\nNext: attune train goes on where this stopped.\n");
     else cli_print("\nNext: attune record or attune import; more examples may do it.\n");
 }

@@ -92,6 +92,9 @@ static int first_settings(attune_store *store, int consent, const unsigned char 
     code = store_salt(store, salt, err);
     if (code == ATTUNE_OK) code = store_setting_put(store, "consent", consent ? "1" : "0", err);
     if (code == ATTUNE_OK) code = store_audit(store, "consent", consent ? "given by init" : "not given by init", err);
+    /* An init that was cut short may have had another key, or none. */
+    if (code == ATTUNE_OK)
+        code = store_exec(store, "DELETE FROM setting WHERE key IN ('encryption', 'key_file')", "make the store", err);
     if (code == ATTUNE_OK && key) code = encrypt_new(store, key, key_file, err);
     return store_end(store, code, err);
 }

@@ -274,6 +274,23 @@ static void test_a_changed_audit(void **state) {
     FAILS(store_check(f->store, problem, sizeof problem, &f->err), ATTUNE_ERROR_FORMAT, "audit: entry 2", "store.db");
 }
 
+/* An init with a key that was cut short, and then one without: the store is not encrypted. */
+static void test_made_again_without_a_key(void **state) {
+    struct fixture *f = *state;
+    unsigned char key[ATTUNE_KEY_BYTES] = {1};
+    OK(store_create_encrypted(f->home, 1, key, "/nowhere/a.key", &f->err));
+    OK(store_create(f->home, 1, &f->err));
+    OK(attune_store_open(f->home, NULL, &f->store, &f->err));
+    OK(record(f->store, "p", "r", 1, NULL, &f->err));
+    attune_store_close(f->store);
+    f->store = NULL;
+    remove_folder(f->home);
+    assert_int_equal(mkdir(f->home, 0700), 0);
+    OK(store_create(f->home, 1, &f->err));
+    OK(store_create_encrypted(f->home, 1, key, NULL, &f->err));
+    FAILS(attune_store_open(f->home, NULL, &f->store, &f->err), ATTUNE_ERROR_MISMATCH, "encrypted", "store.db");
+}
+
 /* ---- the queue as an app meets it ---- */
 
 static attune_store *open_queue(struct fixture *f, attune_store_options options) {
@@ -885,6 +902,7 @@ int main(void) {
         WITH_STORE(test_newer_schema),
         WITH_STORE(test_migrations),
         BARE(test_a_store_of_schema_1),
+        BARE(test_made_again_without_a_key),
         WITH_STORE(test_recorded_is_not_waited_for),
         WITH_STORE(test_a_full_queue),
         WITH_STORE(test_feedback_on_nothing),
