@@ -105,7 +105,7 @@ typedef struct attune_status {
     int consent;            /* of the home */
     int64_t interactions, consented, feedback, examples_new; /* examples_new: not in a published run */
     int active_adapter;     /* 0: the base */
-    int n_adapters;
+    int n_adapters;         /* that may be used: not the revoked */
     /* the last run */
     int64_t run_started_ms; /* 0: none yet */
     char run_state[24];     /* "published", "refused", "unfinished", "failed" */

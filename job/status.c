@@ -10,8 +10,7 @@
 #include <sys/stat.h>
 
 static int count_adapter(const attune_adapter_info *info, void *user) {
-    (void)info;
-    ++*(int *)user;
+    *(int *)user += strcmp(info->state, "revoked") != 0; /* their files are gone */
     return 0;
 }
 
