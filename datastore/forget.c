@@ -410,14 +410,10 @@ static int bury(struct work *work, const char *hash, attune_error *err) {
     return code == ATTUNE_OK ? store_run_statement(store, anonymize, forgetting, err) : code;
 }
 
-/* The entries of a row that cannot be read cannot be found: the index is made anew, piece by piece, when it is wanted.
- */
+/* The entries of a row that cannot be read cannot be found. */
 static int unindex(attune_store *store, int64_t id, attune_error *err) {
     int code = store_index_forget(store, id, err);
-    if (code != ATTUNE_ERROR_FORMAT) return code;
-    code = store_exec(store, "INSERT INTO search (search) VALUES ('delete-all')", forgetting, err);
-    if (code == ATTUNE_OK) code = store_mark_put(store, "indexed", 0, err);
-    return code == ATTUNE_OK ? store_mark_put(store, "feedback_indexed", 0, err) : code;
+    return code == ATTUNE_ERROR_FORMAT ? store_index_restart(store, err) : code;
 }
 
 static int forget_one(struct work *work, const struct chosen *chosen, attune_error *err) {

@@ -239,6 +239,12 @@ int store_index_forget(attune_store *store, int64_t id, attune_error *err) {
     return code;
 }
 
+int store_index_restart(attune_store *store, attune_error *err) {
+    int code = store_exec(store, "INSERT INTO search (search) VALUES ('delete-all')", indexing, err);
+    if (code == ATTUNE_OK) code = store_mark_put(store, "indexed", 0, err);
+    return code == ATTUNE_OK ? store_mark_put(store, "feedback_indexed", 0, err) : code;
+}
+
 /* ---- the query: every piece of it in quotes, so that FTS5 sees no syntax of its own ---- */
 
 /* Letters, marks and numbers, as the tokenizer sees them. */

@@ -12,6 +12,8 @@
 int store_index_some(attune_store *store, int64_t until_ms, int *left, attune_error *err);
 /* Inside a write transaction, before the interaction is deleted: its entries and its feedback's go. */
 int store_index_forget(attune_store *store, int64_t id, attune_error *err);
+/* Inside a write transaction: the index is emptied, and made anew piece by piece when it is wanted. */
+int store_index_restart(attune_store *store, attune_error *err);
 /* Interactions that match, as attune_filter.match says, ascending, each once; malloc'ed. Brings the index up first unless
  * inside a read. A query without a word is ATTUNE_ERROR_ARGUMENT. */
 int store_search(attune_store *store, const char *query, int64_t **ids, size_t *n, attune_error *err);
