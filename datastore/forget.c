@@ -266,7 +266,9 @@ static int still_there(struct work *work, const struct chosen *chosen, int *is, 
     sqlite3_stmt *statement = work->statement[UUID];
     int code = store_bind(work->store, statement, forgetting, err, "i", chosen->id);
     if (code == ATTUNE_OK) code = store_step(work->store, statement, forgetting, err);
-    *is = code == ATTUNE_CONTINUE && strcmp((const char *)sqlite3_column_text(statement, 0), chosen->uuid) == 0;
+    const char *uuid = code == ATTUNE_CONTINUE ? (const char *)sqlite3_column_text(statement, 0) : "";
+    *is = uuid && strcmp(uuid, chosen->uuid) == 0;
+    if (!uuid) code = store_sql_error(work->store, SQLITE_NOMEM, forgetting, err);
     store_reset(statement);
     return code == ATTUNE_CONTINUE || code == ATTUNE_DONE ? ATTUNE_OK : code;
 }
@@ -309,8 +311,11 @@ static int find_hashes(struct work *work, int64_t id, attune_error *err) {
     int64_t derived = 0, edited = 0;
     work->hashes.n = 0;
     int code = store_bind(work->store, statement, forgetting, err, "i", id);
-    while (code == ATTUNE_OK && (code = store_step(work->store, statement, forgetting, err)) == ATTUNE_CONTINUE)
-        code = hashes_add(&work->hashes, (const char *)sqlite3_column_text(statement, 0), err);
+    while (code == ATTUNE_OK && (code = store_step(work->store, statement, forgetting, err)) == ATTUNE_CONTINUE) {
+        const char *hash = (const char *)sqlite3_column_text(statement, 0);
+        code = hash ? hashes_add(&work->hashes, hash, err)
+                    : store_sql_error(work->store, SQLITE_NOMEM, forgetting, err);
+    }
     store_reset(statement);
     if (code == ATTUNE_DONE) code = ask(work, DERIVED, id, &derived, &edited, err);
     return code == ATTUNE_OK && (!derived || edited) ? read_texts(work, id, err) : code;

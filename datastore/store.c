@@ -184,7 +184,10 @@ int attune_store_open(const char *home, const attune_store_options *options, att
 
 void attune_store_close(attune_store *store) {
     if (!store) return;
-    if (store->pid != getpid()) return; /* the parent's: SQLite must not be touched here, memory stays */
+    if (store->pid != getpid()) { /* the parent's: SQLite must not be touched here, memory stays */
+        if (store->lock_fd >= 0) close(store->lock_fd); /* or the parent's lock would outlive the parent */
+        return;
+    }
     store_recording_end(store);
     if (store->db) store_checkpoint(store);
     store_destroy(store);

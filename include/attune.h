@@ -294,7 +294,7 @@ typedef struct attune_row {
 } attune_row;
 
 typedef struct attune_cursor attune_cursor;
-/* Flushes first. filter NULL: everything. The cursor is a list of rows as of now: what is recorded later is not in it, what
+/* Flushes first; what cannot be written just now is not in it. filter NULL: everything. The cursor is a list of rows as of now: what is recorded later is not in it, what
  * is deleted meanwhile is passed over. It holds no lock; one thread at a time. Close it before the store. */
 ATTUNE_API int attune_store_query(attune_store *store, const attune_filter *filter, attune_cursor **out,
                                   attune_error *err);
