@@ -45,9 +45,9 @@ struct row_text {
 
 /* Words that differ from row to row, so that neither an index nor a near-duplicate has it easier than in life. */
 static void fill_words(char *out, size_t n, uint64_t row, uint64_t part) {
-    static const char *const words[] = {"river ",  "the ",   "meeting ", "answer ", "please ", "garden ", "letter ",
-                                        "quiet ",  "number ", "of ",     "window ", "and ",    "slow ",   "travel ",
-                                        "thanks ", "morning "};
+    static const char *const words[] = {"river ",  "the ",    "meeting ", "answer ", "please ", "garden ",
+                                        "letter ", "quiet ",  "number ",  "of ",     "window ", "and ",
+                                        "slow ",   "travel ", "thanks ",  "morning "};
     size_t at = 0;
     for (uint64_t i = 0; at < n; i++) {
         const char *word = words[random_u64(row * 2 + part, i) % (sizeof words / sizeof words[0])];
@@ -330,7 +330,7 @@ static int disk_limit(struct bench_record *b, attune_error *err) {
 /* ---- all of it ---- */
 
 static void remove_home(const char *home) {
-    static const char *const names[] = {"store.db",  "store.db-wal", "store.db-shm",  "store.lock",
+    static const char *const names[] = {"store.db",  "store.db-wal",  "store.db-shm", "store.lock",
                                         "direct.db", "direct.db-wal", "direct.db-shm"};
     char path[1100];
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {

@@ -13,10 +13,10 @@
 
 enum { NIGHT = 200, CALLS = 2000, TEXT = 2048 };
 
-static const char *const words[] = {
-    "river",   "meeting", "answer",  "garden", "letter",  "quiet",  "number",   "window", "slow",    "travel", "morning",
-    "kitchen", "report",  "invoice", "friend", "holiday", "python", "function", "recipe", "weather", "piano",  "thesis",
-    "budget",  "school",  "doctor",  "novel",  "mountain"};
+static const char *const words[] = {"river",  "meeting", "answer", "garden",   "letter",  "quiet",   "number",
+                                    "window", "slow",    "travel", "morning",  "kitchen", "report",  "invoice",
+                                    "friend", "holiday", "python", "function", "recipe",  "weather", "piano",
+                                    "thesis", "budget",  "school", "doctor",   "novel",   "mountain"};
 
 static attune_error err;
 

@@ -58,8 +58,7 @@ static int configure(attune_store *store, attune_error *err) {
     sqlite3_stmt *prepared;
     if (code == ATTUNE_OK)
         code = store_prepare(store, STORE_SLOT_ROLLBACK, "ROLLBACK", "open the store", &prepared, err);
-    if (code == ATTUNE_OK)
-        code = store_prepare(store, STORE_SLOT_READ_END, "COMMIT", "open the store", &prepared, err);
+    if (code == ATTUNE_OK) code = store_prepare(store, STORE_SLOT_READ_END, "COMMIT", "open the store", &prepared, err);
     int64_t page = 4096;
     if (code == ATTUNE_OK) code = store_number(store, "PRAGMA page_size", "open the store", &page, err);
     store->page_bytes = (int)page;

@@ -15,21 +15,6 @@
 
 /* ---- text ---- */
 
-size_t store_utf8_check(const char *text, size_t n) {
-    const utf8proc_uint8_t *bytes = (const utf8proc_uint8_t *)text;
-    for (size_t i = 0; i < n;) {
-        if (bytes[i] < 0x80) {
-            i++;
-            continue;
-        }
-        utf8proc_int32_t code_point;
-        utf8proc_ssize_t used = utf8proc_iterate(bytes + i, (utf8proc_ssize_t)(n - i), &code_point);
-        if (used <= 0) return i;
-        i += (size_t)used;
-    }
-    return n;
-}
-
 static int text_check(const char *text, const char *name, int may_be_empty, size_t *total, const char *where,
                       attune_error *err) {
     if (!text) return error_set(err, ATTUNE_ERROR_ARGUMENT, where, "%s is missing", name);

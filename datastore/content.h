@@ -5,14 +5,13 @@
 
 #include "core/base/error.h"
 #include "core/base/hash.h"
+#include "datastore/utf8.h"
 
 /* Bytes of one interaction, and of one line of a file. */
 #define STORE_TEXT_MAX ((size_t)16 << 20)
 /* Years 1970 to 9999. */
 #define STORE_TIME_MAX INT64_C(253402300799999)
 
-/* Offset of the first byte that is not UTF-8, or n. */
-size_t store_utf8_check(const char *text, size_t n);
 /* Roles known, texts there and UTF-8, somebody asked something, everything within STORE_TEXT_MAX. */
 int store_content_check(const attune_message *messages, size_t n, const char *response, const char *where,
                         attune_error *err);

@@ -12,9 +12,9 @@
 static const char deriving[] = "derive the examples";
 
 enum {
-    PAIRS_MAX = 4,       /* preference pairs that one interaction is chosen in over regenerated ones */
-    TURNS_MAX = 16,      /* interactions of one turn that are looked at for pairs */
-    CANDIDATES_MAX = 8,  /* of each band, the oldest and the newest rows, that are compared */
+    PAIRS_MAX = 4,      /* preference pairs that one interaction is chosen in over regenerated ones */
+    TURNS_MAX = 16,     /* interactions of one turn that are looked at for pairs */
+    CANDIDATES_MAX = 8, /* of each band, the oldest and the newest rows, that are compared */
     SKETCH_BYTES = SKETCH_HASHES + SKETCH_BANDS * 8
 };
 
@@ -381,8 +381,8 @@ static double weight_of(const struct store_judgement *judgement) {
     return judgement->dwell_ms >= 10000 ? 0.6 : 0.5;
 }
 
-static int pair(attune_store *store, const struct store_loaded *row, const char *chosen, int64_t edit,
-                int64_t rejected, const char *rejected_text, double weight, int *made_some, attune_error *err) {
+static int pair(attune_store *store, const struct store_loaded *row, const char *chosen, int64_t edit, int64_t rejected,
+                const char *rejected_text, double weight, int *made_some, attune_error *err) {
     struct made made = {STORE_EXAMPLE_PREFERENCE, 0, weight, edit, rejected, ""};
     if (strcmp(chosen, rejected_text) == 0) return ATTUNE_OK;
     labelled_hash(store, row, chosen, "preference", rejected_text, made.content_hash);
@@ -401,8 +401,7 @@ static int pair_with(attune_store *store, const struct store_loaded *row, const 
     code = find_digest(store, other, &turn, &findings, &found, err);
     if (code == ATTUNE_OK) code = store_load_interaction(store, other, &loaded, err);
     if (code != ATTUNE_OK) return code;
-    if (may_learn(&loaded, findings))
-        code = pair(store, row, chosen, edit, other, loaded.response, weight, pairs, err);
+    if (may_learn(&loaded, findings)) code = pair(store, row, chosen, edit, other, loaded.response, weight, pairs, err);
     store_loaded_free(&loaded);
     return code;
 }
@@ -448,8 +447,12 @@ static int put_examples(attune_store *store, const struct store_loaded *row, con
     const char *chosen = edit ? edit : row->response;
     int code = ATTUNE_OK;
     if (judgement->verdict) {
-        struct made thumb = {STORE_EXAMPLE_THUMB, judgement->verdict,
-                             judgement->verdict_kind == ATTUNE_FEEDBACK_REGENERATE ? 0.5 : 1.0, 0, 0, ""};
+        struct made thumb = {STORE_EXAMPLE_THUMB,
+                             judgement->verdict,
+                             judgement->verdict_kind == ATTUNE_FEEDBACK_REGENERATE ? 0.5 : 1.0,
+                             0,
+                             0,
+                             ""};
         labelled_hash(store, row, row->response, "thumb", judgement->verdict > 0 ? "up" : "down", thumb.content_hash);
         code = put_example(store, row, &thumb, err);
     }
@@ -490,8 +493,7 @@ static int derive(attune_store *store, int64_t id, int64_t *turn, int *regenerat
     }
     if (code == ATTUNE_OK)
         code = run_ids(store, STORE_SLOT_EXAMPLE_CLEAR, "DELETE FROM example WHERE interaction = ?", id, 0, 1, err);
-    if (code == ATTUNE_OK && may_learn(&row, findings))
-        code = put_examples(store, &row, &judgement, edit, *turn, err);
+    if (code == ATTUNE_OK && may_learn(&row, findings)) code = put_examples(store, &row, &judgement, edit, *turn, err);
     free(edit);
     store_loaded_free(&row);
     return code;
@@ -570,8 +572,8 @@ static int derive_new(attune_store *store, int64_t until_ms, int64_t *mark, int 
     for (;;) {
         int64_t id, none, turn;
         int regenerated;
-        int code = next_id(store, "SELECT id, 0 FROM interaction WHERE id > ? ORDER BY id LIMIT 1", *mark, &id, &none,
-                           err);
+        int code =
+            next_id(store, "SELECT id, 0 FROM interaction WHERE id > ? ORDER BY id LIMIT 1", *mark, &id, &none, err);
         if (code != ATTUNE_OK || !id) return code;
         code = derive(store, id, &turn, &regenerated, err);
         if (code == ATTUNE_OK)

@@ -313,8 +313,8 @@ static int find_hashes(struct work *work, int64_t id, attune_error *err) {
     int code = store_bind(work->store, statement, forgetting, err, "i", id);
     while (code == ATTUNE_OK && (code = store_step(work->store, statement, forgetting, err)) == ATTUNE_CONTINUE) {
         const char *hash = (const char *)sqlite3_column_text(statement, 0);
-        code = hash ? hashes_add(&work->hashes, hash, err)
-                    : store_sql_error(work->store, SQLITE_NOMEM, forgetting, err);
+        code =
+            hash ? hashes_add(&work->hashes, hash, err) : store_sql_error(work->store, SQLITE_NOMEM, forgetting, err);
     }
     store_reset(statement);
     if (code == ATTUNE_DONE) code = ask(work, DERIVED, id, &derived, &edited, err);

@@ -162,6 +162,8 @@ int store_salt(attune_store *store, unsigned char salt[SEAL_SALT_BYTES], attune_
 /* One entry of the audit, chained to the one before; inside a write transaction. detail: counts and settings,
  * never content. */
 int store_audit(attune_store *store, const char *event, const char *detail, attune_error *err);
+/* Inside a read: problem gets the first entry that does not fit the one before it; else it stays as it is. */
+int store_audit_check(attune_store *store, char *problem, size_t problem_size, attune_error *err);
 
 /* ---- time ---- */
 int64_t store_now_ms(void);   /* since 1970-01-01 UTC */

@@ -154,7 +154,8 @@ static int64_t findings_of(const attune_store *store, const struct line *line) {
     int64_t told = line->row.private_findings;
     int64_t found = store_private_findings(store, prepared->interaction->response);
     for (size_t i = 0; i < prepared->n; i++) found += store_private_findings(store, prepared->list[i].content);
-    for (size_t i = 0; i < line->row.n_feedback; i++) found += store_private_findings(store, line->row.feedback[i].text);
+    for (size_t i = 0; i < line->row.n_feedback; i++)
+        found += store_private_findings(store, line->row.feedback[i].text);
     return found > told ? found : told;
 }
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "datastore/content.h"
+#include "datastore/utf8.h"
 
 static int bad(attune_error *err, const char *where, const char *what, size_t byte) {
     return error_set(err, ATTUNE_ERROR_FORMAT, where, "not valid JSON: %s (byte %zu)", what, byte);

@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char recording[] = "record the interaction", noting[] = "record the feedback", reading[] = "read the store";
+static const char recording[] = "record the interaction", noting[] = "record the feedback",
+                  reading[] = "read the store";
 
 /* ---- checking ---- */
 
@@ -170,9 +171,9 @@ int store_write_feedback(attune_store *store, int64_t row, const char *uuid, con
                              "INSERT INTO feedback (interaction, time_ms, kind, value, text) VALUES (?, ?, ?, ?, ?)",
                              noting, &statement, err);
     if (code != ATTUNE_OK) return code;
-    code = store_bind(store, statement, noting, err, "iiii", row,
-                      feedback->time_ms ? feedback->time_ms : default_time_ms, (int64_t)feedback->kind,
-                      feedback->value);
+    code =
+        store_bind(store, statement, noting, err, "iiii", row, feedback->time_ms ? feedback->time_ms : default_time_ms,
+                   (int64_t)feedback->kind, feedback->value);
     if (code == ATTUNE_OK) code = bind_private(store, statement, 5, uuid, "feedback", feedback->text, err);
     if (code == ATTUNE_OK)
         code = store_run_statement(store, statement, noting, err);

@@ -120,8 +120,7 @@ static int note_private_edit(attune_store *store, const attune_feedback *feedbac
     sqlite3_stmt *statement = NULL;
     int code = store_prepare(store, -1, "UPDATE interaction SET private_findings = private_findings + ?1 WHERE id = ?2",
                              "record the feedback", &statement, err);
-    if (code == ATTUNE_OK)
-        code = store_bind(store, statement, "record the feedback", err, "ii", found, row);
+    if (code == ATTUNE_OK) code = store_bind(store, statement, "record the feedback", err, "ii", found, row);
     if (code == ATTUNE_OK) code = store_run_statement(store, statement, "record the feedback", err);
     sqlite3_finalize(statement);
     return code;
@@ -180,8 +179,7 @@ static int write_feedback(attune_store *store, struct item *item, struct losses 
 
 static int write_one(attune_store *store, struct item *item, const struct store_prepared *prepared,
                      struct losses *losses, attune_error *err) {
-    return item->is_feedback ? write_feedback(store, item, losses, err)
-                             : write_interaction(store, item, prepared, err);
+    return item->is_feedback ? write_feedback(store, item, losses, err) : write_interaction(store, item, prepared, err);
 }
 
 static int is_items_fault(int code) { return code == ATTUNE_ERROR_ARGUMENT || code == ATTUNE_ERROR_INTERNAL; }

@@ -30,8 +30,9 @@ int store_counts(attune_store *store, int64_t *interactions, int64_t *consented,
         if (code == ATTUNE_OK)
             code = store_number(store, "SELECT count(*) FROM feedback", counting, &feedback_rows, err);
         if (code == ATTUNE_OK && examples_new)
-            code = store_number(store, "SELECT count(DISTINCT content_hash) FROM example WHERE kind = 1 AND run IS NULL",
-                                counting, &fresh, err);
+            code =
+                store_number(store, "SELECT count(DISTINCT content_hash) FROM example WHERE kind = 1 AND run IS NULL",
+                             counting, &fresh, err);
         store_read_end(store);
     }
     store_leave(store);
@@ -50,9 +51,15 @@ static int count_examples(attune_store *store, attune_store_statistics *out, att
     while ((code = store_step(store, statement, counting, err)) == ATTUNE_CONTINUE) {
         int64_t n = sqlite3_column_int64(statement, 1);
         switch (sqlite3_column_int(statement, 0)) {
-        case STORE_EXAMPLE_SFT: out->examples_sft = n; break;
-        case STORE_EXAMPLE_PREFERENCE: out->examples_preference = n; break;
-        case STORE_EXAMPLE_THUMB: out->examples_thumb = n; break;
+        case STORE_EXAMPLE_SFT:
+            out->examples_sft = n;
+            break;
+        case STORE_EXAMPLE_PREFERENCE:
+            out->examples_preference = n;
+            break;
+        case STORE_EXAMPLE_THUMB:
+            out->examples_thumb = n;
+            break;
         }
     }
     sqlite3_finalize(statement);
