@@ -91,10 +91,6 @@ static int run_ids(attune_store *store, int slot, const char *sql, int64_t a, in
     return code;
 }
 
-int store_touch(attune_store *store, int64_t id, attune_error *err) {
-    return run_ids(store, STORE_SLOT_TOUCH, "INSERT OR IGNORE INTO touched (interaction) VALUES (?)", id, 0, 1, err);
-}
-
 static int near_put(attune_store *store, const struct sketch *sketch, int64_t id, attune_error *err) {
     int code = ATTUNE_OK;
     for (int i = 0; i < SKETCH_BANDS && code == ATTUNE_OK; i++)
@@ -549,8 +545,6 @@ static int next_id(attune_store *store, const char *sql, int64_t after, int64_t 
     return code == ATTUNE_CONTINUE || code == ATTUNE_DONE ? ATTUNE_OK : code;
 }
 
-static int is_over(int64_t until_ms) { return until_ms && store_clock_ms() >= until_ms; }
-
 static int derive_touched(attune_store *store, int64_t until_ms, int64_t mark, int *left, attune_error *err) {
     int64_t id = -1, regroup;
     for (;;) {
@@ -561,7 +555,7 @@ static int derive_touched(attune_store *store, int64_t until_ms, int64_t mark, i
         if (code != ATTUNE_OK || !id || id > mark) return code; /* beyond the mark it is new: its turn comes */
         code = derive_again(store, id, (int)regroup, err);
         if (code != ATTUNE_OK) return code;
-        if (is_over(until_ms)) {
+        if (store_is_over(until_ms)) {
             *left = 1;
             return ATTUNE_OK;
         }
@@ -580,7 +574,7 @@ static int derive_new(attune_store *store, int64_t until_ms, int64_t *mark, int 
             code = run_ids(store, STORE_SLOT_UNTOUCH, "DELETE FROM touched WHERE interaction = ?", id, 0, 1, err);
         if (code != ATTUNE_OK) return code;
         *mark = id;
-        if (is_over(until_ms)) {
+        if (store_is_over(until_ms)) {
             *left = 1;
             return ATTUNE_OK;
         }

@@ -12,8 +12,6 @@
 int store_derive_some(attune_store *store, int64_t until_ms, int *left, attune_error *err);
 /* The digest and examples of one row, now. */
 int store_derive_row(attune_store *store, int64_t id, attune_error *err);
-/* Its examples have to be derived again; and those of the regenerations that it is paired with. */
-int store_touch(attune_store *store, int64_t id, attune_error *err);
 /* Before the interaction is deleted: what its digest has written elsewhere goes, and the near-duplicates that were
  * grouped because of it are looked at anew, as if it had never been there. */
 int store_derive_forget(attune_store *store, int64_t id, attune_error *err);

@@ -29,7 +29,9 @@ int64_t store_now_ms(void) { return clock_ms(CLOCK_REALTIME); }
 
 int64_t store_clock_ms(void) { return clock_ms(CLOCK_MONOTONIC); }
 
-static void sleep_ms(int64_t ms) {
+int store_is_over(int64_t until_ms) { return until_ms && store_clock_ms() >= until_ms; }
+
+void store_sleep_ms(int64_t ms) {
     struct timespec time = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
     nanosleep(&time, NULL);
 }
@@ -45,7 +47,7 @@ static int lock_until(attune_store *store, int operation, int64_t until) {
         if (flock(store->lock_fd, operation | LOCK_NB) == 0) return ATTUNE_OK;
         if (errno != EWOULDBLOCK && errno != EINTR) return ATTUNE_ERROR_IO;
         if (store_clock_ms() >= until) return ATTUNE_ERROR_BUSY;
-        sleep_ms(wait);
+        store_sleep_ms(wait);
     }
 }
 
@@ -72,7 +74,7 @@ static int busy_wait(void *user, int count) {
     if (count == 0 && !store->beginning) store->busy_until = now + store->busy_ms;
     if (now >= store->busy_until) return 0;
     if (store->beginning) unlock(store);
-    sleep_ms(delays[count < (int)sizeof delays ? count : (int)sizeof delays - 1]);
+    store_sleep_ms(delays[count < (int)sizeof delays ? count : (int)sizeof delays - 1]);
     return !store->beginning || lock_until(store, LOCK_SH, store->busy_until) == ATTUNE_OK;
 }
 

@@ -168,5 +168,7 @@ int store_audit_check(attune_store *store, char *problem, size_t problem_size, a
 /* ---- time ---- */
 int64_t store_now_ms(void);   /* since 1970-01-01 UTC */
 int64_t store_clock_ms(void); /* monotonic */
+int store_is_over(int64_t until_ms); /* store_clock_ms has passed it; 0: never */
+void store_sleep_ms(int64_t ms);
 
 #endif

@@ -153,8 +153,7 @@ int store_write_interaction(attune_store *store, const struct store_prepared *pr
     return code;
 }
 
-/* Its examples have to be derived again. */
-static int touch(attune_store *store, int64_t row, attune_error *err) {
+int store_touch(attune_store *store, int64_t row, attune_error *err) {
     sqlite3_stmt *statement = NULL;
     int code = store_prepare(store, STORE_SLOT_TOUCH, "INSERT OR IGNORE INTO touched (interaction) VALUES (?)", noting,
                              &statement, err);
@@ -165,7 +164,7 @@ static int touch(attune_store *store, int64_t row, attune_error *err) {
 int store_write_feedback(attune_store *store, int64_t row, const char *uuid, const attune_feedback *feedback,
                          int64_t default_time_ms, attune_error *err) {
     sqlite3_stmt *statement = NULL;
-    int code = touch(store, row, err);
+    int code = store_touch(store, row, err);
     if (code == ATTUNE_OK)
         code = store_prepare(store, STORE_SLOT_FEEDBACK,
                              "INSERT INTO feedback (interaction, time_ms, kind, value, text) VALUES (?, ?, ?, ?, ?)",

@@ -35,6 +35,9 @@ int store_write_interaction(attune_store *store, const struct store_prepared *pr
  * SQLite has inserted. */
 int store_write_feedback(attune_store *store, int64_t row, const char *uuid, const attune_feedback *feedback,
                          int64_t default_time_ms, attune_error *err);
+/* Inside a write transaction. Its examples have to be derived again; and those of the regenerations that it is paired
+ * with. */
+int store_touch(attune_store *store, int64_t id, attune_error *err);
 /* The rowid of the interaction with this id. ATTUNE_ERROR_NOT_FOUND with a message. */
 int store_find_interaction(attune_store *store, const char *uuid, int64_t *row, attune_error *err);
 

@@ -8,8 +8,6 @@
  * So what is deleted while others wipe is never taken for wiped. */
 #include "datastore/scrub.h"
 
-#include <time.h>
-
 #include "core/base/fault.h"
 #include "datastore/forget.h"
 #include "datastore/revoke.h"
@@ -54,11 +52,6 @@ int store_scrub_pending(attune_store *store, int *pending, attune_error *err) {
     if (code == ATTUNE_OK) code = store_sweep_pending(store, &sweep, err);
     *pending = marks.done < marks.wanted || sweep;
     return code;
-}
-
-static void sleep_ms(long ms) {
-    struct timespec time = {.tv_nsec = ms * 1000000};
-    nanosleep(&time, NULL);
 }
 
 /* ---- the full-text index ----
@@ -188,7 +181,7 @@ int store_scrub_some(attune_store *store, int64_t until_ms, int *left, attune_er
             *left = 1;
             break;
         }
-        sleep_ms(PAUSE_MS);
+        store_sleep_ms(PAUSE_MS);
     }
     if (swept != ATTUNE_OK) return swept;
     return code < 0 ? code : ATTUNE_OK;

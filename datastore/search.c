@@ -141,7 +141,6 @@ static int put_feedback_of(attune_store *store, sqlite3_stmt *put, int64_t inter
 
 /* ---- indexing ---- */
 
-static int is_over(int64_t until_ms) { return until_ms && store_clock_ms() >= until_ms; }
 
 /* Rows beyond *mark, which moves with them. sql: their ids, and for feedback the interaction's uuid. */
 static int index_beyond(attune_store *store, const char *sql, int is_feedback, int64_t until_ms, int64_t *mark,
@@ -164,7 +163,7 @@ static int index_beyond(attune_store *store, const char *sql, int is_feedback, i
         if (code == ATTUNE_ERROR_FORMAT) code = ATTUNE_OK; /* a damaged row is found by nothing, and stops nothing */
         if (code != ATTUNE_OK) break;
         *mark = id;
-        *left = is_over(until_ms) || (until_ms && bytes >= PIECE_BYTES);
+        *left = store_is_over(until_ms) || (until_ms && bytes >= PIECE_BYTES);
     }
     sqlite3_finalize(rows);
     return code == ATTUNE_DONE ? ATTUNE_OK : code;
