@@ -638,11 +638,16 @@ static sqlite3_vfs *real_vfs;
 
 static int read_image(sqlite3_file *real, struct image *image) {
     sqlite3_int64 size;
-    int rc = real->pMethods->xFileSize(real, &size);
-    if (rc != SQLITE_OK || size == 0) return rc;
-    if (size > INT_MAX) return SQLITE_TOOBIG;
-    image_resize(image, (size_t)size);
-    return real->pMethods->xRead(real, image->bytes, (int)size, 0);
+    int rc;
+    do { /* again when another process has made the file shorter meanwhile */
+        rc = real->pMethods->xFileSize(real, &size);
+        if (rc != SQLITE_OK) return rc;
+        if (size > INT_MAX) return SQLITE_TOOBIG;
+        image_resize(image, (size_t)size);
+        if (size == 0) return SQLITE_OK;
+        rc = real->pMethods->xRead(real, image->bytes, (int)size, 0);
+    } while (rc == SQLITE_IOERR_SHORT_READ);
+    return rc;
 }
 
 /* Whether the file holds what the shim thinks it does. */
