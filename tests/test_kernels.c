@@ -190,13 +190,13 @@ static void check_halves(const struct kernels *table) {
 
 /* ---- gemm ---- */
 
-struct product {
+struct gemm_case {
     int transpose_a, transpose_b;
     size_t m, n, k;
     float alpha, beta;
 };
 
-static void check_product(const struct kernels *table, const struct product *p) {
+static void check_gemm_case(const struct kernels *table, const struct gemm_case *p) {
     size_t a_rows = p->transpose_a ? p->k : p->m, a_cols = p->transpose_a ? p->m : p->k, lda = a_cols + 3;
     size_t b_rows = p->transpose_b ? p->n : p->k, b_cols = p->transpose_b ? p->k : p->n, ldb = b_cols + 5;
     size_t ldc = p->n + 2;
@@ -231,6 +231,44 @@ static void check_product(const struct kernels *table, const struct product *p) 
     free(before);
 }
 
+static size_t up_to(size_t limit) { return 1 + random_bits() % limit; }
+
+static void check_random_products(const struct kernels *table) {
+    static const float factors[] = {0, 1, 0.5f, -2};
+    for (int round = 0; round < 600; round++) {
+        struct gemm_case p = {round & 1, round >> 1 & 1, up_to(70), up_to(70), up_to(70), factors[random_bits() % 4],
+                            factors[random_bits() % 4]};
+        check_gemm_case(table, &p);
+    }
+    for (int transposes = 0; transposes < 4; transposes++) { /* long sums; many rows; few columns */
+        check_gemm_case(table, &(struct gemm_case){transposes & 1, transposes >> 1, 13, 33, 385, 1, 1});
+        check_gemm_case(table, &(struct gemm_case){transposes & 1, transposes >> 1, 5, 8, 1536, 0.5f, 0});
+        check_gemm_case(table, &(struct gemm_case){transposes & 1, transposes >> 1, 300, 40, 9, 1, 0});
+        check_gemm_case(table, &(struct gemm_case){transposes & 1, transposes >> 1, 130, 8, 50, 1, 1});
+    }
+}
+
+/* An element depends on its row, its column and k alone: a piece of C by itself has the same bytes. */
+static void check_pieces(const struct kernels *table) {
+    enum { M = 41, N = 75, K = 401, LD = 410 };
+    if (strcmp(table->name, "openblas") == 0) return; /* promises less */
+    float *a = malloc(LD * LD * sizeof *a), *b = malloc(LD * LD * sizeof *b), whole[M * N], piece[M * N];
+    fill(a, LD * LD);
+    fill(b, LD * LD);
+    for (int round = 0; round < 200; round++) {
+        int ta = round & 1, tb = round >> 1 & 1;
+        size_t m0 = up_to(M) - 1, n0 = up_to(N) - 1, m = up_to(M - m0), n = up_to(N - n0);
+        table->gemm(ta, tb, M, N, K, 0.7f, a, LD, b, LD, 0, whole, N);
+        table->gemm(ta, tb, m, n, K, 0.7f, a + (ta ? m0 : m0 * LD), LD, b + (tb ? n0 * LD : n0), LD, 0, piece, n);
+        for (size_t i = 0; i < m; i++)
+            if (memcmp(piece + i * n, whole + (m0 + i) * N + n0, n * sizeof *piece) != 0)
+                fail_msg("%s gemm %d%d: rows %zu + %zu, columns %zu + %zu have other bytes", table->name, ta, tb, m0, m,
+                         n0, n);
+    }
+    free(a);
+    free(b);
+}
+
 static void check_gemm(const struct kernels *table) {
     static const size_t shapes[][3] = {{1, 1, 1},  {1, 7, 5},   {6, 1, 9},   {5, 3, 1},    {0, 4, 4},   {4, 0, 4},
                                        {4, 4, 0},  {3, 17, 33}, {16, 16, 16}, {31, 29, 67}, {1, 576, 70}, {65, 64, 130},
@@ -241,9 +279,9 @@ static void check_gemm(const struct kernels *table) {
         for (int transposes = 0; transposes < 4; transposes++)
             for (int b = 0; b < 3; b++)
                 for (int a = 0; a < 3; a++) {
-                    struct product p = {transposes & 1, transposes >> 1, shapes[s][0], shapes[s][1],
+                    struct gemm_case p = {transposes & 1, transposes >> 1, shapes[s][0], shapes[s][1],
                                         shapes[s][2],   alphas[a],       betas[b]};
-                    check_product(table, &p);
+                    check_gemm_case(table, &p);
                 }
     float c[2] = {NAN, 3};
     table->gemm(0, 0, 1, 2, 0, 1, NULL, 0, NULL, 2, 0, c, 2);
@@ -432,6 +470,99 @@ static void check_swiglu(const struct kernels *table) {
     assert_true(isnan(y));
 }
 
+/* ---- rows of activations ---- */
+
+static void check_softmax_backward(const struct kernels *table) {
+    size_t n = 0;
+    do {
+        float *p = malloc(n * sizeof *p + 4), *dx = malloc(n * sizeof *dx + 4);
+        fill(p, n);
+        fill(dx, n);
+        double sum = 0, magnitude = 1e-30;
+        for (size_t i = 0; i < n; i++) p[i] = fabsf(p[i]);
+        for (size_t i = 0; i < n; i++) sum += (double)p[i] * dx[i], magnitude += fabs((double)p[i] * dx[i]);
+        float *got = malloc(n * sizeof *got + 4);
+        memcpy(got, dx, n * sizeof *got);
+        table->softmax_backward(got, p, n);
+        for (size_t i = 0; i < n; i++)
+            check_close("softmax_backward", table, n, got[i], p[i] * (dx[i] - sum), 2e-6 * p[i] * (1 + magnitude));
+        free(p);
+        free(dx);
+        free(got);
+    } while ((n = next_length(n)));
+}
+
+static void check_rms_norm(const struct kernels *table) {
+    size_t n = 1;
+    do {
+        float *x = malloc(n * sizeof *x), *dy = malloc(n * sizeof *dy), *weight = malloc(n * sizeof *weight);
+        float *before = malloc(n * sizeof *before), *got = malloc(n * sizeof *got);
+        fill(x, n), fill(dy, n), fill(weight, n), fill(before, n);
+        double squares = 0, s = 0, magnitude = 0;
+        for (size_t i = 0; i < n; i++) {
+            squares += (double)x[i] * x[i];
+            s += (double)dy[i] * weight[i] * x[i];
+            magnitude += fabs((double)dy[i] * weight[i] * x[i]);
+        }
+        double r = 1 / sqrt(squares / (double)n + 1e-5);
+        table->rms_norm(got, x, weight, 1e-5f, n);
+        for (size_t i = 0; i < n; i++) check_close("rms_norm", table, n, got[i], x[i] * r * weight[i], 2e-6 * r);
+        memcpy(got, before, n * sizeof *got);
+        table->rms_norm_backward(got, dy, x, weight, 1e-5f, n);
+        for (size_t i = 0; i < n; i++) {
+            double wanted = before[i] + r * dy[i] * weight[i] - x[i] * s / (double)n * r * r * r;
+            double limit = 1 + r * fabs(dy[i] * weight[i]) + fabs(x[i]) * magnitude / (double)n * r * r * r;
+            check_close("rms_norm_backward", table, n, got[i], wanted, 3e-6 * limit);
+        }
+        free(x);
+        free(dy);
+        free(weight);
+        free(before);
+        free(got);
+    } while ((n = next_length(n)));
+}
+
+static void check_rotations(const struct kernels *table) {
+    for (size_t n = 0; n <= 67; n++) {
+        struct row x = row_of(2 * n), pairs = row_of(2 * n), halves = row_of(2 * n), turns = row_of(2 * n);
+        for (int sign = -1; sign <= 1; sign += 2) {
+            memcpy(pairs.data, x.data, 2 * n * sizeof(float));
+            memcpy(halves.data, x.data, 2 * n * sizeof(float));
+            table->rotate_pairs(pairs.data, turns.data, (float)sign, n);
+            table->rotate_halves(halves.data, turns.data, (float)sign, n);
+            for (size_t i = 0; i < n; i++) {
+                double u = x.data[2 * i], v = x.data[2 * i + 1];
+                double c = turns.data[2 * i], s = sign * turns.data[2 * i + 1];
+                check_close("rotate_pairs", table, n, pairs.data[2 * i], u * c - v * s, 3e-7);
+                check_close("rotate_pairs", table, n, pairs.data[2 * i + 1], u * s + v * c, 3e-7);
+                u = x.data[i], v = x.data[i + n], c = turns.data[i], s = sign * turns.data[i + n];
+                check_close("rotate_halves", table, n, halves.data[i], u * c - v * s, 3e-7);
+                check_close("rotate_halves", table, n, halves.data[i + n], u * s + v * c, 3e-7);
+            }
+        }
+        free(x.memory);
+        free(pairs.memory);
+        free(halves.memory);
+        free(turns.memory);
+    }
+}
+
+static void check_transpose(const struct kernels *table) {
+    for (size_t rows = 0; rows <= 37; rows++)
+        for (size_t cols = 0; cols <= 37; cols++) {
+            size_t whole = (rows + 15) / 16 * 16, ldd = whole + 3, lds = cols + 2;
+            float *src = malloc(rows * lds * sizeof *src + 4), *dst = malloc(cols * ldd * sizeof *dst + 4);
+            fill(src, rows * lds);
+            for (size_t i = 0; i < cols * ldd; i++) dst[i] = 77;
+            table->transpose(dst, ldd, src, lds, rows, cols);
+            for (size_t c = 0; c < cols; c++)
+                for (size_t r = 0; r < ldd; r++)
+                    assert_true(dst[c * ldd + r] == (r < rows ? src[r * lds + c] : r < whole ? 0 : 77));
+            free(src);
+            free(dst);
+        }
+}
+
 /* ---- for every table ---- */
 
 static void run(void (*check)(const struct kernels *)) {
@@ -445,6 +576,12 @@ static void test_quants(void **state) { (void)state, run(check_quants); }
 static void test_row_groups(void **state) { (void)state, run(check_row_groups); }
 static void test_halves(void **state) { (void)state, run(check_halves); }
 static void test_gemm(void **state) { (void)state, run(check_gemm); }
+static void test_random_products(void **state) { (void)state, run(check_random_products); }
+static void test_pieces(void **state) { (void)state, run(check_pieces); }
+static void test_softmax_backward(void **state) { (void)state, run(check_softmax_backward); }
+static void test_rms_norm(void **state) { (void)state, run(check_rms_norm); }
+static void test_rotations(void **state) { (void)state, run(check_rotations); }
+static void test_transpose(void **state) { (void)state, run(check_transpose); }
 static void test_gemm_threads(void **state) { (void)state, run(check_gemm_threads); }
 static void test_sums(void **state) { (void)state, run(check_sums); }
 static void test_softmax(void **state) { (void)state, run(check_softmax); }
@@ -463,6 +600,8 @@ static void test_complete(void **state) {
         }
         assert_true((*table)->gemm && (*table)->dot && (*table)->axpy && (*table)->sum_squares);
         assert_true((*table)->softmax && (*table)->swiglu && (*table)->swiglu_backward);
+        assert_true((*table)->softmax_backward && (*table)->rms_norm && (*table)->rms_norm_backward);
+        assert_true((*table)->rotate_pairs && (*table)->rotate_halves && (*table)->transpose);
     }
 }
 
@@ -529,7 +668,9 @@ int main(void) {
         cmocka_unit_test(test_quants),         cmocka_unit_test(test_row_groups), cmocka_unit_test(test_halves),
         cmocka_unit_test(test_gemm),           cmocka_unit_test(test_gemm_threads), cmocka_unit_test(test_sums),
         cmocka_unit_test(test_softmax),        cmocka_unit_test(test_softmax_limits), cmocka_unit_test(test_exp),
-        cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_swiglu),         cmocka_unit_test(test_random_products), cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_softmax_backward), cmocka_unit_test(test_rms_norm), cmocka_unit_test(test_rotations),
+        cmocka_unit_test(test_transpose),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,7 +16,7 @@
 
 /* ---- machines: a kernel table with a number of threads ---- */
 
-enum { MACHINES = 12, OWNED = 600 };
+enum { MACHINES = 24, OWNED = 1200, RANK_MAX = 8 };
 struct machine {
     struct ops ops;
     char name[32];
@@ -31,6 +31,7 @@ static int start_machines(void **state) {
         for (int threads = 1; threads <= 3; threads += 2) {
             struct machine *m = &machines[n_machines++];
             m->ops.kernels = *k;
+            m->ops.product = (*k)->exact;
             snprintf(m->name, sizeof m->name, "%s, %d threads", (*k)->name, threads);
             if (pool_create(threads, &m->ops.pool, NULL) != ATTUNE_OK) return -1;
         }
@@ -42,6 +43,7 @@ static int stop_machines(void **state) {
     for (size_t m = 0; m < n_machines; m++) {
         pool_destroy(machines[m].ops.pool);
         free(machines[m].ops.scratch);
+        free(machines[m].ops.packed);
     }
     return 0;
 }
@@ -50,9 +52,11 @@ static void size_scratch(size_t T, size_t rows, size_t cols, size_t D) {
     for (size_t m = 0; m < n_machines; m++) {
         struct ops *ops = &machines[m].ops;
         free(ops->scratch);
-        ops->scratch_floats = ops_scratch_floats(T, rows, cols, D);
-        ops->scratch = malloc((size_t)pool_threads(ops->pool) * ops->scratch_floats * sizeof(float));
-        assert_non_null(ops->scratch);
+        free(ops->packed);
+        ops->scratch_floats = ops_scratch_floats(ops->product, T, D);
+        ops->scratch = aligned_alloc(64, (size_t)pool_threads(ops->pool) * ops->scratch_floats * sizeof(float));
+        ops->packed = aligned_alloc(64, ops_packed_bytes(ops->kernels, ops->product, T, rows, cols, RANK_MAX));
+        assert_true(ops->scratch && ops->packed);
     }
 }
 
@@ -240,8 +244,8 @@ static void check_linear(enum block_type type, size_t T, size_t rows, size_t col
     struct output added = output(T * cols, noise(T * cols, 5, 1));
     EACH_MACHINE(m, ops) {
         linear_forward(ops, y.on[m], x, &w, bias, T);
-        linear_backward(ops, dx.on[m], dy, &w, T, 0);
-        linear_backward(ops, added.on[m], dy, &w, T, 1);
+        linear_backward(ops, dx.on[m], dy, &w, NULL, NULL, T, 0);
+        linear_backward(ops, added.on[m], dy, &w, NULL, NULL, T, 1);
     }
     linear_by_hand(&r);
     near(what, &y, r.y, 2e-5);
@@ -289,7 +293,8 @@ static void test_linear_group(void **state) {
         }
         EACH_MACHINE(m, ops) {
             struct linear jobs[3];
-            for (size_t j = 0; j < 3; j++) jobs[j] = (struct linear){y[j].on[m], x, &w[j], j == 2 ? bias : NULL};
+            for (size_t j = 0; j < 3; j++)
+                jobs[j] = (struct linear){.y = y[j].on[m], .x = x, .w = &w[j], .bias = j == 2 ? bias : NULL};
             linear_forward_group(ops, jobs, 3, T);
         }
         for (size_t j = 0; j < 3; j++) {
@@ -376,6 +381,71 @@ static void test_low_rank(void **state) {
     }
 }
 
+/* The pair in the same pass as its matrix: two of a group of three have one. */
+static void check_together(enum block_type type, size_t T, size_t R, size_t rows, size_t cols) {
+    char what[96];
+    snprintf(what, sizeof what, "together T %zu R %zu (%zu, %zu)", T, R, rows, cols);
+    size_scratch(T, rows, cols, 1);
+    double *values;
+    struct matrix w = random_matrix(type, rows, cols, 9, &values);
+    float *x = noise(T * cols, 1, 1), *a = noise(R * cols, 2, 1), *b = noise(rows * R, 3, 1), *dy = noise(T * rows, 4, 1);
+    struct low_rank pair = {a, b, 0.37f, R}, none = {0};
+    struct output y[3] = {output(T * rows, NULL), output(T * rows, NULL), output(T * rows, NULL)};
+    struct output xa[2] = {output(T * R, NULL), output(T * R, NULL)}, dyb = output(T * R, NULL);
+    struct output dx = output(T * cols, noise(T * cols, 5, 1)), da = output(R * cols, noise(R * cols, 6, 1));
+    struct output db = output(rows * R, noise(rows * R, 7, 1)), da_after = output(R * cols, da.before);
+    struct output db_after = output(rows * R, db.before), dyb_after = output(T * R, NULL);
+    EACH_MACHINE(m, ops) {
+        struct linear jobs[3] = {{.y = y[0].on[m], .x = x, .w = &w, .pair = &pair, .xa = xa[0].on[m]},
+                                 {.y = y[1].on[m], .x = x, .w = &w, .pair = &none},
+                                 {.y = y[2].on[m], .x = x, .w = &w, .pair = &pair, .xa = xa[1].on[m]}};
+        struct low_rank_gradient gradient = {da.on[m], db.on[m]}, after = {da_after.on[m], db_after.on[m]};
+        linear_forward_group(ops, jobs, 3, T);
+        linear_backward(ops, dx.on[m], dy, &w, &pair, dyb.on[m], T, 1);
+        low_rank_gradients(ops, dy, x, xa[0].on[m], dyb.on[m], &pair, &gradient, rows, cols, T);
+        low_rank_backward(ops, NULL, dy, x, xa[0].on[m], dyb_after.on[m], &pair, &after, rows, cols, T);
+        assert_memory_equal(y[0].on[m], y[2].on[m], T * rows * sizeof(float));
+        assert_memory_equal(xa[0].on[m], xa[1].on[m], T * R * sizeof(float));
+    }
+    struct pair_reference r = {widened(x, T * cols), widened(a, R * cols), widened(b, rows * R), doubles(T * R),
+                               doubles(T * rows), widened(dy, T * rows), (double)pair.scale, T, R, rows, cols};
+    struct linear_reference l = {values, NULL, widened(dy, T * rows), widened(x, T * cols), doubles(T * rows), T, rows,
+                                 cols};
+    double *wanted = doubles(T * rows), *back = doubles(T * cols), *narrow = doubles(T * R);
+    pair_by_hand(&r);
+    linear_by_hand(&l);
+    for (size_t i = 0; i < T * rows; i++) wanted[i] = l.y[i] + r.y[i];
+    for (size_t t = 0; t < T; t++) {
+        for (size_t k = 0; k < R; k++)
+            for (size_t i = 0; i < rows; i++)
+                narrow[t * R + k] += r.scale * r.dy[t * rows + i] * r.b[i * R + k];
+        for (size_t c = 0; c < cols; c++) {
+            double sum = (double)dx.before[t * cols + c];
+            for (size_t i = 0; i < rows; i++) sum += r.dy[t * rows + i] * values[i * cols + c];
+            for (size_t k = 0; k < R; k++) sum += narrow[t * R + k] * r.a[k * cols + c];
+            back[t * cols + c] = sum;
+        }
+    }
+    near(what, &y[0], wanted, 2e-5);
+    near(what, &y[1], l.y, 2e-5);
+    near(what, &xa[0], r.xa, 2e-5);
+    near(what, &dx, back, 2e-5);
+    near(what, &dyb, narrow, 2e-5);
+    differences(what, &da, pair_loss, &r, r.a);
+    differences(what, &db, pair_loss, &r, r.b);
+    for (size_t i = 0; i < R * cols; i++) assert_true(fabsf(da.on[0][i] - da_after.on[0][i]) < 1e-3f);
+    release();
+}
+static void test_together(void **state) {
+    (void)state;
+    static const size_t tokens[] = {2, 5, 48, 101};
+    for (size_t i = 0; i < 4; i++) {
+        check_together(BLOCK_Q4_1, tokens[i], 8, 70, 64);
+        check_together(BLOCK_Q6_K, tokens[i], 3, 33, 256);
+        check_together(BLOCK_F32, tokens[i], 1, 130, 29);
+    }
+}
+
 /* ---- sums and norms ---- */
 
 static void test_add_rows(void **state) {
@@ -422,9 +492,18 @@ static void test_rms_norm(void **state) {
         struct norm_reference r = {widened(x, T * C), doubles(T * C), widened(weight, C), widened(dy, T * C),
                                    (double)eps, T, C};
         struct output y = output(T * C, NULL), dx = output(T * C, noise(T * C, 4, 1));
+        struct output sum = output(T * C, noise(T * C, 5, 1)), of_sum = output(T * C, NULL);
         EACH_MACHINE(m, ops) {
             rms_norm_forward(ops, y.on[m], x, weight, eps, T, C);
             rms_norm_backward(ops, dx.on[m], dy, x, weight, eps, T, C);
+            add_rms_norm_forward(ops, of_sum.on[m], sum.on[m], x, weight, eps, T, C);
+            /* in two passes: the same bytes */
+            float *apart = floats(T * C), *of_apart = floats(T * C);
+            memcpy(apart, sum.before, T * C * sizeof *apart);
+            add_rows(ops, apart, x, T * C);
+            rms_norm_forward(ops, of_apart, apart, weight, eps, T, C);
+            assert_memory_equal(sum.on[m], apart, T * C * sizeof *apart);
+            assert_memory_equal(of_sum.on[m], of_apart, T * C * sizeof *apart);
         }
         norm_by_hand(&r);
         near("rms_norm", &y, r.y, 2e-6);
@@ -568,6 +647,11 @@ static void test_attention(void **state) {
             for (size_t group = 1; group <= 3; group++)
                 check_attention(packings[i].starts, packings[i].n, 1 + (group + i) % 2, group, widths[w]);
     check_attention(packed, 5, 2, 2, 6);
+    /* so long that the backward cuts a sequence: into as many parts as memory lets it */
+    static const size_t cut[] = {0, 200}, cut_packed[] = {0, 30, 127, 128, 512}, cut_often[] = {0, 401};
+    check_attention(cut, 1, 2, 1, 6);
+    check_attention(cut_packed, 4, 1, 3, 2);
+    check_attention(cut_often, 1, 1, 8, 2);
 }
 
 /* New rows over a cache (KV, context, D) give what the whole sequence gives; rows behind them are not read. */
@@ -690,20 +774,29 @@ static double head_by_hand(void *reference) {
     free(z);
     return total;
 }
+enum { HEAD_CHUNK = 64 };
 static void check_head(enum block_type type, size_t n, size_t V, size_t C) {
     char what[96];
     snprintf(what, sizeof what, "head %s n %zu (%zu, %zu)", block_type_name(type), n, V, C);
-    size_scratch(head_loss_chunk, V, C, 1);
+    size_scratch(HEAD_CHUNK, V, C, 1);
     double *values;
     struct matrix head = random_matrix(type, V, C, 1, &values);
-    float *x = noise(n * C, 2, 2), *weights = noise(n, 3, 1), *logits = floats(head_loss_chunk * V);
+    float *x = noise(n * C, 2, 2), *weights = noise(n, 3, 1), *logits = floats(HEAD_CHUNK * V);
+    float *over = floats(n * C), *again = floats(n);
     int32_t *targets = take(n, sizeof *targets);
     for (size_t i = 0; i < n; i++) targets[i] = (int32_t)(i == 0 ? V - 1 : random_u64(4, i) % V);
     struct head_reference r = {values, widened(weights, n), targets, widened(x, n * C), doubles(n), n, V, C};
     struct output losses = output(n, NULL), dx = output(n * C, NULL), alone = output(n, NULL);
     EACH_MACHINE(m, ops) {
-        head_loss(ops, losses.on[m], dx.on[m], logits, x, targets, weights, &head, n);
-        head_loss(ops, alone.on[m], NULL, logits, x, targets, NULL, &head, n);
+        head_loss(ops, losses.on[m], dx.on[m], logits, HEAD_CHUNK, x, targets, weights, &head, n);
+        head_loss(ops, alone.on[m], NULL, logits, HEAD_CHUNK, x, targets, NULL, &head, n);
+        /* the same for any chunk, and over x itself */
+        for (size_t chunk = 16; chunk < HEAD_CHUNK; chunk += 17) {
+            memcpy(over, x, n * C * sizeof *over);
+            head_loss(ops, again, over, logits, chunk, over, targets, weights, &head, n);
+            assert_memory_equal(again, losses.on[m], n * sizeof *again);
+            assert_memory_equal(over, dx.on[m], n * C * sizeof *over);
+        }
     }
     head_by_hand(&r);
     near(what, &losses, r.losses, 1e-5);
@@ -773,7 +866,7 @@ static void test_dropout(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear),     cmocka_unit_test(test_linear_cuts),
-        cmocka_unit_test(test_linear_group), cmocka_unit_test(test_low_rank),
+        cmocka_unit_test(test_linear_group), cmocka_unit_test(test_low_rank), cmocka_unit_test(test_together),
         cmocka_unit_test(test_add_rows),   cmocka_unit_test(test_rms_norm),
         cmocka_unit_test(test_rope),       cmocka_unit_test(test_attention),
         cmocka_unit_test(test_attention_cached), cmocka_unit_test(test_swiglu),

@@ -1,4 +1,4 @@
-/* AVX2 + FMA + F16C: eight lanes. The kernels themselves are in x86_blocks.h and x86_elementwise.h. */
+/* AVX2 + FMA + F16C: eight lanes. The kernels themselves are in lanes_blocks.h and lanes_elementwise.h. */
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -8,12 +8,14 @@
 #include "core/kernels/tables.h"
 
 #define LANE static inline __attribute__((always_inline))
+#include "core/kernels/quad_x86.h"
+
 enum { LANES = 8 };
 typedef __m256 floats;
 typedef uint32_t ints __attribute__((vector_size(32)));
 
 LANE floats v_splat(float value) { return _mm256_set1_ps(value); }
-LANE floats v_splat_low(__m128 value) { return _mm256_broadcastss_ps(value); }
+LANE floats v_splat_low(quad value) { return _mm256_broadcastss_ps(value); }
 LANE floats v_load(const float *p) { return _mm256_loadu_ps(p); }
 LANE void v_store(float *p, floats v) { _mm256_storeu_ps(p, v); }
 
@@ -43,7 +45,15 @@ LANE floats v_scale(floats x, floats n) {
     return x * first * second;
 }
 
-LANE __m128 v_fold(floats v) { return _mm256_castps256_ps128(v) + _mm256_extractf128_ps(v, 1); }
+/* a0 b0 a1 b1 ... of the lower and the upper halves */
+LANE floats v_interleave_low(floats a, floats b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);
+}
+LANE floats v_interleave_high(floats a, floats b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
+}
+
+LANE quad v_fold(floats v) { return _mm256_castps256_ps128(v) + _mm256_extractf128_ps(v, 1); }
 LANE float v_greatest(floats v) {
     __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
@@ -67,20 +77,35 @@ LANE ints v_sixteens(uint32_t bits, int first) {
     return (ints)_mm256_srlv_epi32(all, _mm256_add_epi32(lane, _mm256_set1_epi32(first - 4))) & 16;
 }
 
-#include "core/kernels/x86_blocks.h"
-#include "core/kernels/x86_elementwise.h"
+#include "core/kernels/lanes_blocks.h"
+#include "core/kernels/lanes_elementwise.h"
+
+enum { PRODUCT_HEIGHT = 6, PRODUCT_VECTORS = 2 };
+#define PRODUCT_TABLE kernels_avx2
+#include "core/kernels/lanes_product.h"
+
+#define GEMM_SUMS 12
+#include "core/kernels/lanes_gemm.h"
 
 const struct kernels kernels_avx2 = {
     .name = "avx2",
     .supported = kernels_cpu_has_avx2,
+    .exact = &product_f32,
+    .fast = &product_f32,
     .dequantize = {KERNELS_EACH_TYPE(DEQUANTIZE_ENTRY)},
     .row_dot = {KERNELS_EACH_TYPE(ROW_DOT_ENTRY)},
     .row_dots = {KERNELS_EACH_TYPE(ROW_DOTS_ENTRY)},
-    .gemm = gemm_openblas,
+    .gemm = gemm,
     .dot = dot,
     .axpy = axpy,
     .sum_squares = sum_squares,
     .softmax = softmax,
+    .softmax_backward = softmax_backward,
+    .rms_norm = rms_norm,
+    .rms_norm_backward = rms_norm_backward,
+    .rotate_pairs = rotate_pairs,
+    .rotate_halves = rotate_halves,
+    .transpose = transpose_rows,
     .swiglu = swiglu,
     .swiglu_backward = swiglu_backward,
 };

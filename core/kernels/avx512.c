@@ -1,4 +1,4 @@
-/* AVX-512 F, BW, VL, DQ: sixteen lanes. The kernels themselves are in x86_blocks.h and x86_elementwise.h. */
+/* AVX-512 F, BW, VL, DQ: sixteen lanes. The kernels themselves are in lanes_blocks.h and lanes_elementwise.h. */
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -8,12 +8,14 @@
 #include "core/kernels/tables.h"
 
 #define LANE static inline __attribute__((always_inline))
+#include "core/kernels/quad_x86.h"
+
 enum { LANES = 16 };
 typedef __m512 floats;
 typedef uint32_t ints __attribute__((vector_size(64)));
 
 LANE floats v_splat(float value) { return _mm512_set1_ps(value); }
-LANE floats v_splat_low(__m128 value) { return _mm512_broadcastss_ps(value); }
+LANE floats v_splat_low(quad value) { return _mm512_broadcastss_ps(value); }
 LANE floats v_load(const float *p) { return _mm512_loadu_ps(p); }
 LANE void v_store(float *p, floats v) { _mm512_storeu_ps(p, v); }
 
@@ -36,7 +38,17 @@ LANE floats v_where_negative(floats x, floats negative, floats other) {
 /* x 2^n for whole n; rounds once. */
 LANE floats v_scale(floats x, floats n) { return _mm512_scalef_ps(x, n); }
 
-LANE __m128 v_fold(floats v) {
+/* a0 b0 a1 b1 ... of the lower and the upper halves */
+LANE floats v_interleave_low(floats a, floats b) {
+    const __m512i order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return _mm512_permutex2var_ps(a, order, b);
+}
+LANE floats v_interleave_high(floats a, floats b) {
+    const __m512i order = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    return _mm512_permutex2var_ps(a, order, b);
+}
+
+LANE quad v_fold(floats v) {
     __m256 eight = _mm512_castps512_ps256(v) + _mm512_extractf32x8_ps(v, 1);
     return _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
 }
@@ -60,20 +72,37 @@ LANE floats v_bf16(const uint8_t *p) {
 /* 16 in the lanes i where bit first + i is set. */
 LANE ints v_sixteens(uint32_t bits, int first) { return (ints)_mm512_maskz_set1_epi32((__mmask16)(bits >> first), 16); }
 
-#include "core/kernels/x86_blocks.h"
-#include "core/kernels/x86_elementwise.h"
+#include "core/kernels/lanes_blocks.h"
+#include "core/kernels/lanes_elementwise.h"
+
+enum { PRODUCT_HEIGHT = 12, PRODUCT_VECTORS = 2 };
+#define PRODUCT_TABLE kernels_avx512
+#include "core/kernels/lanes_product.h"
+
+#define GEMM_SUMS 24
+#define GEMM_NARROW 8 /* half of a vector: eight lanes are as fast, or faster where 512 bits take two cycles */
+#define gemm_narrow kernels_avx2.gemm
+#include "core/kernels/lanes_gemm.h"
 
 const struct kernels kernels_avx512 = {
     .name = "avx512",
     .supported = kernels_cpu_has_avx512,
+    .exact = &product_f32,
+    .fast = &product_f32,
     .dequantize = {KERNELS_EACH_TYPE(DEQUANTIZE_ENTRY)},
     .row_dot = {KERNELS_EACH_TYPE(ROW_DOT_ENTRY)},
     .row_dots = {KERNELS_EACH_TYPE(ROW_DOTS_ENTRY)},
-    .gemm = gemm_openblas,
+    .gemm = gemm,
     .dot = dot,
     .axpy = axpy,
     .sum_squares = sum_squares,
     .softmax = softmax,
+    .softmax_backward = softmax_backward,
+    .rms_norm = rms_norm,
+    .rms_norm_backward = rms_norm_backward,
+    .rotate_pairs = rotate_pairs,
+    .rotate_halves = rotate_halves,
+    .transpose = transpose_rows,
     .swiglu = swiglu,
     .swiglu_backward = swiglu_backward,
 };

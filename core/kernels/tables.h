@@ -24,14 +24,26 @@ extern const struct kernels kernels_scalar;
 #if defined(__x86_64__)
 extern const struct kernels kernels_avx2;
 extern const struct kernels kernels_avx512;
+extern const struct product product_avx512vnni;
+extern const struct product product_amx;
 
 /* In kernels.c: a test of the CPU must not itself be compiled for the CPU that it looks for. */
 int kernels_cpu_has_avx2(void);
 int kernels_cpu_has_avx512(void);
+int kernels_cpu_has_avx512vnni(void);
+int kernels_cpu_has_amx(void); /* asks the system for leave to use it */
 
 /* struct kernels' gemm by a privately linked single-threaded OpenBLAS (openblas.c). */
 void gemm_openblas(int transpose_a, int transpose_b, size_t m, size_t n, size_t k, float alpha, const float *a,
                    size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc);
+#elif defined(__aarch64__)
+extern const struct kernels kernels_neon;
+extern const struct product product_neon_dotprod;
+extern const struct product product_neon_i8mm;
+
+int kernels_cpu_has_neon(void);
+int kernels_cpu_has_neon_dotprod(void);
+int kernels_cpu_has_neon_i8mm(void);
 #endif
 
 #endif

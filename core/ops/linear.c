@@ -1,14 +1,15 @@
 /* Products with a frozen quantized matrix, and the low-rank pair beside it.
  *
- * A tile of the matrix is dequantized into the worker's scratch (sized for L2) and multiplied
- * there. How the work is cut depends on the shapes alone, so the sums do too. */
+ * Rows are packed once, by all workers, in chunks of terms; then each task unpacks its own part of the matrix into
+ * the worker's scratch, chunk by chunk, and multiplies all rows with it (struct product). An element is the same
+ * sum of chunks however the work is cut. */
 #include "core/ops/ops.h"
 
 enum {
-    TILE_FLOATS = 128 * 1024, /* 512 KiB: half of a common L2 */
-    ROW_TILE = 96,            /* divides the widths of small models; keeps sgemm's panels full */
-    TOKEN_CHUNK = 256,        /* tokens a task: enough to pay for the tile's dequantization */
-    FEW_TOKENS = 4,           /* up to here rows are multiplied as they are dequantized */
+    FEW_TOKENS = 4,      /* up to here rows are multiplied as they are dequantized */
+    PACKED_TERMS = 4096, /* terms of which packed rows exist at once: bounds the memory under the LM head */
+    PACK_ROWS = 48,      /* rows that a task packs, about */
+    WIDEST_BLOCK = 256,
     PAIR_CHUNK = 64,
     PAIR_COLUMNS = 128
 };
@@ -17,58 +18,48 @@ static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 static size_t chunks(size_t n, size_t each) { return (n + each - 1) / each; }
 
-/* Rows of W in a forward tile. */
-static size_t row_tile(size_t cols) {
-    size_t rows = min_size(TILE_FLOATS / max_size(cols, 1), ROW_TILE);
-    return max_size(rows / 16 * 16, 16);
+/* Terms of which rows are packed at once: whole chunks of the product's. */
+static size_t packed_terms(const struct product *product) {
+    return max_size(PACKED_TERMS / product->terms, 1) * product->terms;
 }
 
-/* Columns of W in a backward tile: whole blocks. */
-static size_t column_tile(const struct matrix *w) {
-    size_t block = block_format_get(w->type)->elements;
-    return block > ROW_TILE ? block : ROW_TILE / block * block;
+static size_t packed_bytes(const struct product *product, size_t T, size_t k) {
+    size_t whole = k / product->terms, rest = k % product->terms;
+    return whole * product->rows_bytes(T, product->terms) + (rest ? product->rows_bytes(T, rest) : 0);
 }
 
-size_t ops_scratch_floats(size_t T, size_t rows_max, size_t cols_max, size_t D) {
-    (void)rows_max;
-    size_t tile = max_size(TILE_FLOATS, 16 * cols_max) + 256 * 16;
-    size_t attention = 2 * ops_attention_rows * max_size(T, 1) + 2 * ops_attention_rows * D;
-    return max_size(tile, attention);
+size_t ops_packed_bytes(const struct kernels *kernels, const struct product *product, size_t T, size_t rows_max,
+                        size_t cols_max, size_t R_max) {
+    return packed_bytes(product, T, min_size(max_size(rows_max, cols_max), packed_terms(product))) +
+           LINEAR_GROUP * kernels->exact->rows_bytes(T, R_max);
 }
 
-/* ---- forward ---- */
-
-struct forward {
-    const struct ops *ops;
-    const struct linear *jobs;
-    size_t n_jobs, T;
-};
-
-/* Task i of the group -> job and tile within it. */
-static const struct linear *forward_locate(const struct forward *f, size_t (*tasks)(const struct linear *, size_t),
-                                           size_t *i) {
-    const struct linear *job = f->jobs;
-    for (;; job++) {
-        size_t n = tasks(job, f->T);
-        if (*i < n) return job;
-        *i -= n;
-    }
+size_t ops_scratch_floats(const struct product *product, size_t T, size_t D) {
+    size_t panels = product->panels_bytes(max_size(product->region, WIDEST_BLOCK), product->terms) / sizeof(float);
+    size_t attention = attention_scratch_floats(T, D);
+    return (max_size(panels, attention) + 15) / 16 * 16; /* each worker's is aligned */
 }
 
 static void add_bias(float *y, const float *bias, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] += bias[i];
 }
 
+/* ---- few rows, as when answering ---- */
+
+struct few {
+    const struct ops *ops;
+    const struct linear *jobs;
+    size_t T;
+};
+
 static size_t few_rows(const struct linear *job) { return max_size((job->w->rows / 24 + 15) / 16 * 16, 32); }
-static size_t few_tasks(const struct linear *job, size_t T) {
-    (void)T;
-    return chunks(job->w->rows, few_rows(job));
-}
+
 static void forward_few(void *argument, size_t i, int worker) {
-    const struct forward *f = argument;
-    const struct linear *job = forward_locate(f, few_tasks, &i);
-    const struct matrix *w = job->w;
+    const struct few *f = argument;
+    const struct linear *job = f->jobs;
     (void)worker;
+    for (; i >= chunks(job->w->rows, few_rows(job)); job++) i -= chunks(job->w->rows, few_rows(job));
+    const struct matrix *w = job->w;
     size_t r0 = i * few_rows(job), r1 = min_size(r0 + few_rows(job), w->rows);
     for (size_t t = 0; t < f->T; t++) {
         float *y = job->y + t * w->rows + r0;
@@ -78,76 +69,169 @@ static void forward_few(void *argument, size_t i, int worker) {
     }
 }
 
-static size_t tile_tasks(const struct linear *job, size_t T) {
-    return chunks(job->w->rows, row_tile(job->w->cols)) * chunks(T, TOKEN_CHUNK);
+/* ---- many rows ---- */
+
+/* y (+)= x op(W) + the pair's, over terms first .. last, for jobs with one x. The pair's own product, into as few
+ * columns as its rank, is taken from the rows while they are packed; its second one is a few more terms of a task. */
+struct multiplication {
+    const struct ops *ops;
+    const struct linear *jobs;
+    size_t n_jobs, T, first, last, region;
+    int backward, accumulate;
+};
+
+static size_t terms_of(const struct matrix *w, int backward) { return backward ? w->rows : w->cols; }
+static size_t outputs_of(const struct matrix *w, int backward) { return backward ? w->cols : w->rows; }
+static int has_pair(const struct linear *job) { return job->pair && job->pair->rank > 0; }
+
+/* Outputs of a task: whole blocks where they are columns. */
+static size_t region_of(const struct multiplication *m, const struct matrix *w) {
+    size_t block = m->backward ? block_format_get(w->type)->elements : 1;
+    return chunks(m->region, block) * block;
 }
-static void forward_tile(void *argument, size_t i, int worker) {
-    const struct forward *f = argument;
-    const struct linear *job = forward_locate(f, tile_tasks, &i);
-    const struct matrix *w = job->w;
-    const struct kernels *kernels = f->ops->kernels;
-    float *tile = f->ops->scratch + (size_t)worker * f->ops->scratch_floats;
-    size_t each = row_tile(w->cols), n_tiles = chunks(w->rows, each);
-    size_t r0 = i % n_tiles * each, r1 = min_size(r0 + each, w->rows);
-    size_t t0 = i / n_tiles * TOKEN_CHUNK, t1 = min_size(t0 + TOKEN_CHUNK, f->T);
-    for (size_t r = r0; r < r1; r++)
-        kernels->dequantize[w->type](tile + (r - r0) * w->cols, (const unsigned char *)w->data + r * w->row_bytes,
-                                     w->cols);
-    kernels->gemm(0, 1, t1 - t0, r1 - r0, w->cols, 1.0f, job->x + t0 * w->cols, w->cols, tile, w->cols, 0.0f,
-                  job->y + t0 * w->rows + r0, w->rows);
+
+/* Rows that a task packs: whole heights of both products. */
+static size_t pack_rows_each(const struct ops *ops) {
+    size_t each = ops->product->height;
+    while (each < PACK_ROWS || each % ops->kernels->exact->height) each += ops->product->height;
+    return each;
+}
+
+/* Where job j's rows of rank width lie packed, behind the rows of x. */
+static unsigned char *packed_pair(const struct multiplication *m, size_t j) {
+    const struct product *product = m->ops->product;
+    size_t at = packed_bytes(product, m->T, min_size(terms_of(m->jobs->w, m->backward), packed_terms(product)));
+    for (size_t i = 0; i < j; i++)
+        if (has_pair(&m->jobs[i])) at += m->ops->kernels->exact->rows_bytes(m->T, m->jobs[i].pair->rank);
+    return (unsigned char *)m->ops->packed + at;
+}
+
+/* Rows t0 .. t0 + n: forward xa = x A^T, packed with the scale; backward dyb = scale dy B. */
+static void pack_pair(const struct multiplication *m, size_t j, size_t t0, size_t n, float *scaled) {
+    const struct linear *job = &m->jobs[j];
+    const struct kernels *kernels = m->ops->kernels;
+    size_t R = job->pair->rank, k = terms_of(job->w, m->backward);
+    const float *x = job->x + t0 * k;
+    float *narrow = job->xa + t0 * R;
+    if (m->backward) {
+        kernels->gemm(0, 0, n, R, k, job->pair->scale, x, k, job->pair->b, R, 0.0f, narrow, R);
+        scaled = narrow;
+    } else {
+        kernels->gemm(0, 1, n, R, k, 1.0f, x, k, job->pair->a, k, 0.0f, narrow, R);
+        for (size_t i = 0; i < n * R; i++) scaled[i] = job->pair->scale * narrow[i];
+    }
+    kernels->exact->pack_rows(packed_pair(m, j) + kernels->exact->rows_bytes(t0, R), scaled, R, n, R);
+}
+
+static void pack_task(void *argument, size_t i, int worker) {
+    const struct multiplication *m = argument;
+    const struct product *product = m->ops->product;
+    size_t each = pack_rows_each(m->ops), ldx = terms_of(m->jobs->w, m->backward);
+    size_t t0 = i * each, n = min_size(each, m->T - t0);
+    unsigned char *packed = m->ops->packed;
+    for (size_t at = m->first; at < m->last; at += product->terms) {
+        size_t k = min_size(product->terms, m->last - at);
+        product->pack_rows(packed + product->rows_bytes(t0, k), m->jobs->x + t0 * ldx + at, ldx, n, k);
+        packed += product->rows_bytes(m->T, k);
+    }
+    if (m->last != ldx) return;
+    for (size_t j = 0; j < m->n_jobs; j++)
+        if (has_pair(&m->jobs[j]))
+            pack_pair(m, j, t0, n, m->ops->scratch + (size_t)worker * m->ops->scratch_floats);
+}
+
+/* Outputs o0 .. o0 + n: y += (scaled xa) B^T, or dx += dyb A. */
+static void multiply_pair(const struct multiplication *m, size_t j, size_t o0, size_t n, void *panels) {
+    const struct linear *job = &m->jobs[j];
+    const struct product *exact = m->ops->kernels->exact;
+    size_t R = job->pair->rank, outputs = outputs_of(job->w, m->backward);
+    if (m->backward) {
+        struct matrix a = {job->pair->a, BLOCK_F32, R, outputs, outputs * sizeof(float)};
+        exact->pack_backward(panels, &a, o0, n, 0, R);
+    } else {
+        struct matrix b = {job->pair->b, BLOCK_F32, outputs, R, R * sizeof(float)};
+        exact->pack_forward(panels, &b, o0, n, 0, R);
+    }
+    exact->multiply(job->y + o0, outputs, packed_pair(m, j), m->T, panels, n, R, 1);
+}
+
+static void multiply_task(void *argument, size_t i, int worker) {
+    const struct multiplication *m = argument;
+    const struct product *product = m->ops->product;
+    size_t j = 0;
+    for (;; j++) {
+        size_t tasks = chunks(outputs_of(m->jobs[j].w, m->backward), region_of(m, m->jobs[j].w));
+        if (i < tasks) break;
+        i -= tasks;
+    }
+    const struct linear *job = &m->jobs[j];
+    size_t outputs = outputs_of(job->w, m->backward), region = region_of(m, job->w);
+    size_t o0 = i * region, n = min_size(region, outputs - o0);
+    void *panels = m->ops->scratch + (size_t)worker * m->ops->scratch_floats;
+    const unsigned char *packed = m->ops->packed;
+    for (size_t at = m->first; at < m->last; at += product->terms) {
+        size_t k = min_size(product->terms, m->last - at);
+        (m->backward ? product->pack_backward : product->pack_forward)(panels, job->w, o0, n, at, k);
+        product->multiply(job->y + o0, outputs, packed, m->T, panels, n, k, m->accumulate || at > 0);
+        packed += product->rows_bytes(m->T, k);
+    }
+    if (m->last != terms_of(job->w, m->backward)) return;
+    if (has_pair(job)) multiply_pair(m, j, o0, n, panels);
     if (job->bias)
-        for (size_t t = t0; t < t1; t++) add_bias(job->y + t * w->rows + r0, job->bias + r0, r1 - r0);
+        for (size_t t = 0; t < m->T; t++) add_bias(job->y + t * outputs + o0, job->bias + o0, n);
+}
+
+/* Smaller tasks where there would be too few for all workers. */
+static size_t count_tasks(struct multiplication *m) {
+    size_t enough = 3 * (size_t)pool_threads(m->ops->pool), tasks = 0;
+    for (m->region = m->ops->product->region;; m->region = (m->region / 2 + 31) / 32 * 32) {
+        tasks = 0;
+        for (size_t j = 0; j < m->n_jobs; j++)
+            tasks += chunks(outputs_of(m->jobs[j].w, m->backward), region_of(m, m->jobs[j].w));
+        if (tasks >= enough || m->region <= 32) return tasks;
+    }
+}
+
+static void multiply_jobs(const struct ops *ops, const struct linear *jobs, size_t n_jobs, size_t T, int backward,
+                          int accumulate) {
+    size_t k = terms_of(jobs->w, backward), each = packed_terms(ops->product);
+    for (size_t first = 0; first < k; first += each) {
+        struct multiplication m = {.ops = ops, .jobs = jobs, .n_jobs = n_jobs, .T = T, .first = first,
+                                   .last = min_size(first + each, k), .backward = backward, .accumulate = accumulate};
+        size_t tasks = count_tasks(&m);
+        pool_run(ops->pool, chunks(T, pack_rows_each(ops)), pack_task, &m);
+        pool_run(ops->pool, tasks, multiply_task, &m);
+    }
 }
 
 void linear_forward_group(const struct ops *ops, const struct linear *jobs, size_t n_jobs, size_t T) {
-    struct forward f = {ops, jobs, n_jobs, T};
-    int few = T <= FEW_TOKENS;
-    size_t tasks = 0;
-    for (size_t j = 0; j < n_jobs; j++) tasks += few ? few_tasks(&jobs[j], T) : tile_tasks(&jobs[j], T);
-    pool_run(ops->pool, tasks, few ? forward_few : forward_tile, &f);
+    if (T <= FEW_TOKENS) {
+        struct few f = {ops, jobs, T};
+        size_t tasks = 0;
+        for (size_t j = 0; j < n_jobs; j++) tasks += chunks(jobs[j].w->rows, few_rows(&jobs[j]));
+        pool_run(ops->pool, tasks, forward_few, &f);
+        for (size_t j = 0; j < n_jobs; j++)
+            if (has_pair(&jobs[j]))
+                low_rank_forward(ops, jobs[j].y, jobs[j].xa, jobs[j].x, jobs[j].pair, jobs[j].w->rows, jobs[j].w->cols,
+                                 T);
+        return;
+    }
+    for (size_t j = 0, n; j < n_jobs; j += n) {
+        for (n = 1; n < LINEAR_GROUP && j + n < n_jobs && jobs[j + n].x == jobs[j].x; n++) {}
+        multiply_jobs(ops, jobs + j, n, T, 0, 0);
+    }
 }
 
 void linear_forward(const struct ops *ops, float *y, const float *x, const struct matrix *w, const float *bias,
                     size_t T) {
-    struct linear job = {y, x, w, bias};
+    struct linear job = {.y = y, .x = x, .w = w, .bias = bias};
     linear_forward_group(ops, &job, 1, T);
 }
 
-/* ---- backward: dx = dy W, so columns of W are tiles and its rows are summed over in chunks ---- */
-
-struct backward {
-    const struct ops *ops;
-    float *dx;
-    const float *dy;
-    const struct matrix *w;
-    size_t T;
-    int accumulate;
-};
-
-static void backward_tile(void *argument, size_t i, int worker) {
-    const struct backward *b = argument;
-    const struct matrix *w = b->w;
-    const struct kernels *kernels = b->ops->kernels;
-    const struct block_format *format = block_format_get(w->type);
-    float *tile = b->ops->scratch + (size_t)worker * b->ops->scratch_floats;
-    size_t each = column_tile(w), n_tiles = chunks(w->cols, each);
-    size_t c0 = i % n_tiles * each, n_cols = min_size(each, w->cols - c0);
-    size_t t0 = i / n_tiles * TOKEN_CHUNK, t1 = min_size(t0 + TOKEN_CHUNK, b->T);
-    size_t offset = c0 / format->elements * format->bytes, rows_max = TILE_FLOATS / each;
-    for (size_t r0 = 0; r0 < w->rows; r0 += rows_max) {
-        size_t r1 = min_size(r0 + rows_max, w->rows);
-        for (size_t r = r0; r < r1; r++)
-            kernels->dequantize[w->type](tile + (r - r0) * n_cols,
-                                         (const unsigned char *)w->data + r * w->row_bytes + offset, n_cols);
-        kernels->gemm(0, 0, t1 - t0, n_cols, r1 - r0, 1.0f, b->dy + t0 * w->rows + r0, w->rows, tile, n_cols,
-                      b->accumulate || r0 > 0 ? 1.0f : 0.0f, b->dx + t0 * w->cols + c0, w->cols);
-    }
-}
-
-void linear_backward(const struct ops *ops, float *dx, const float *dy, const struct matrix *w, size_t T,
-                     int accumulate) {
-    struct backward b = {ops, dx, dy, w, T, accumulate};
-    pool_run(ops->pool, chunks(w->cols, column_tile(w)) * chunks(T, TOKEN_CHUNK), backward_tile, &b);
+void linear_backward(const struct ops *ops, float *dx, const float *dy, const struct matrix *w,
+                     const struct low_rank *pair, float *dyb, size_t T, int accumulate) {
+    struct linear job = {.y = dx, .x = dy, .w = w, .pair = pair, .xa = dyb};
+    multiply_jobs(ops, &job, 1, T, 1, accumulate);
 }
 
 /* ---- the low-rank pair ---- */
@@ -225,12 +309,18 @@ static void pair_gradient_columns(void *argument, size_t i, int worker) {
     }
 }
 
+void low_rank_gradients(const struct ops *ops, const float *dy, const float *x, const float *xa, const float *dyb,
+                        const struct low_rank *pair, const struct low_rank_gradient *gradient, size_t rows, size_t cols,
+                        size_t T) {
+    struct pair p = {.ops = ops, .pair = pair, .xa = (float *)(uintptr_t)xa, .dyb = (float *)(uintptr_t)dyb, .x = x,
+                     .dy = dy, .gradient = gradient, .rows = rows, .cols = cols, .T = T};
+    pool_run(ops->pool, chunks(cols, PAIR_COLUMNS) + chunks(rows, PAIR_COLUMNS), pair_gradient_columns, &p);
+}
+
 void low_rank_backward(const struct ops *ops, float *dx, const float *dy, const float *x, const float *xa, float *dyb,
                        const struct low_rank *pair, const struct low_rank_gradient *gradient, size_t rows,
                        size_t cols, size_t T) {
-    struct pair p = {.ops = ops, .pair = pair, .xa = (float *)(uintptr_t)xa, .dx = dx, .dyb = dyb, .x = x, .dy = dy,
-                     .gradient = gradient, .rows = rows, .cols = cols, .T = T};
+    struct pair p = {.ops = ops, .pair = pair, .dx = dx, .dyb = dyb, .dy = dy, .rows = rows, .cols = cols, .T = T};
     pool_run(ops->pool, chunks(T, PAIR_CHUNK), pair_backward_chunk, &p);
-    if (gradient)
-        pool_run(ops->pool, chunks(cols, PAIR_COLUMNS) + chunks(rows, PAIR_COLUMNS), pair_gradient_columns, &p);
+    if (gradient) low_rank_gradients(ops, dy, x, xa, dyb, pair, gradient, rows, cols, T);
 }

@@ -13,13 +13,18 @@
 struct ops {
     struct pool *pool;
     const struct kernels *kernels;
-    float *scratch;        /* pool_threads(pool) * scratch_floats */
-    size_t scratch_floats; /* per worker */
+    const struct product *product; /* how frozen matrices are multiplied with; one of the table's */
+    float *scratch;                /* pool_threads(pool) * scratch_floats */
+    size_t scratch_floats;         /* per worker */
+    void *packed;                  /* ops_packed_bytes: rows on their way into a product */
 };
-/* Scratch per worker that every operation below is content with: T tokens, matrices of up to
- * rows_max x cols_max, heads of D floats. */
-enum { ops_attention_rows = 64 }; /* query rows whose scores are in scratch at once */
-size_t ops_scratch_floats(size_t T, size_t rows_max, size_t cols_max, size_t D);
+/* T rows that meet a matrix of up to rows_max x cols_max with pairs of up to rank R_max beside it. */
+size_t ops_packed_bytes(const struct kernels *kernels, const struct product *product, size_t T, size_t rows_max,
+                        size_t cols_max, size_t R_max);
+/* Scratch per worker that every operation below is content with: T tokens, heads of D floats. Scratch and packed rows
+ * are aligned to 64 bytes. */
+size_t ops_scratch_floats(const struct product *product, size_t T, size_t D);
+size_t attention_scratch_floats(size_t T, size_t D); /* the attentions' part of it */
 
 /* A low-rank pair beside a matrix: y += scale * (x A^T) B^T. rank 0: none. */
 struct low_rank {
@@ -37,16 +42,24 @@ struct low_rank_gradient {
 void linear_forward(const struct ops *ops, float *y, const float *x, const struct matrix *w, const float *bias,
                     size_t T);
 /* Several products over the same T in one go of the pool: q, k, v; gate, up. */
-struct linear {
+struct linear { /* those with one x, and so one width, beside each other */
     float *y;
     const float *x;
     const struct matrix *w;
     const float *bias;
+    const struct low_rank *pair; /* y += scale (x A^T) B^T in the same pass, or NULL */
+    float *xa;                   /* (T, R) = x A^T, kept for the backward; with a pair */
 };
+enum { LINEAR_GROUP = 3 }; /* that share packed rows */
 void linear_forward_group(const struct ops *ops, const struct linear *jobs, size_t n_jobs, size_t T);
-/* dx(T, cols) (+)= dy(T, rows) W. accumulate 0: overwrites. */
-void linear_backward(const struct ops *ops, float *dx, const float *dy, const struct matrix *w, size_t T,
-                     int accumulate);
+/* dx(T, cols) (+)= dy(T, rows) W. accumulate 0: overwrites. With a pair: dyb(T, R) = scale dy B, dx += dyb A in the
+ * same pass. pair may be NULL. */
+void linear_backward(const struct ops *ops, float *dx, const float *dy, const struct matrix *w,
+                     const struct low_rank *pair, float *dyb, size_t T, int accumulate);
+/* da, db of low_rank_backward, from a dyb that is there already (linear_backward). */
+void low_rank_gradients(const struct ops *ops, const float *dy, const float *x, const float *xa, const float *dyb,
+                        const struct low_rank *pair, const struct low_rank_gradient *gradient, size_t rows, size_t cols,
+                        size_t T);
 /* y += scale (x A^T) B^T; xa(T, R) = x A^T is kept for the backward. y NULL: xa alone. */
 void low_rank_forward(const struct ops *ops, float *y, float *xa, const float *x, const struct low_rank *pair,
                       size_t rows, size_t cols, size_t T);
@@ -62,6 +75,9 @@ void add_rows(const struct ops *ops, float *dst, const float *src, size_t n);
 /* y = x / sqrt(mean(x^2) + eps) * weight */
 void rms_norm_forward(const struct ops *ops, float *y, const float *x, const float *weight, float eps, size_t T,
                       size_t C);
+/* sum += x;  y = norm(sum), in one pass over memory */
+void add_rms_norm_forward(const struct ops *ops, float *y, float *sum, const float *x, const float *weight, float eps,
+                          size_t T, size_t C);
 /* dx += */
 void rms_norm_backward(const struct ops *ops, float *dx, const float *dy, const float *x, const float *weight,
                        float eps, size_t T, size_t C);
@@ -74,7 +90,7 @@ struct rope {
     float base;
     const float *factors; /* (dims / 2) divide the frequencies (llama-3), or NULL */
 };
-/* table(positions, dims): cos, sin of each pair. */
+/* table(positions, dims): cosines and sines of the pairs, as the kernels' rotate_pairs or rotate_halves read them. */
 void rope_table(float *table, const struct rope *rope, size_t positions);
 /* Rotates x(T, heads * D) in place by positions[t]; inverse: the backward. */
 void rope_apply(const struct ops *ops, float *x, const int32_t *positions, const float *table,
@@ -103,10 +119,9 @@ void embedding_forward(const struct ops *ops, float *x, const int32_t *tokens, c
 
 /* LM head and cross-entropy in one, in chunks of rows, so that (T, V) logits never exist.
  * x(n, C) are normed hidden states of the supervised positions, targets(n), weights(n) multiply each
- * row's loss in the gradient. losses(n) gets nats per row (unweighted). dx(n, C) is overwritten,
- * or NULL: loss only. logits: head_loss_chunk * V floats. */
-enum { head_loss_chunk = 64 };
-void head_loss(const struct ops *ops, float *losses, float *dx, float *logits, const float *x,
+ * row's loss in the gradient. losses(n) gets nats per row (unweighted). dx(n, C) is overwritten and may be x,
+ * or NULL: loss only. logits: chunk * V floats; what chunk is, 16 or more, or n, does not show in the results. */
+void head_loss(const struct ops *ops, float *losses, float *dx, float *logits, size_t chunk, const float *x,
                const int32_t *targets, const float *weights, const struct matrix *head, size_t n);
 
 /* Inverted dropout of x(T, C) into y: kept values are scaled by 1/(1-p). The mask is a pure function

@@ -40,14 +40,16 @@ static void cross_entropy_row(void *argument, size_t i, int worker) {
     z[c->targets[i]] -= c->weights[i];
 }
 
-void head_loss(const struct ops *ops, float *losses, float *dx, float *logits, const float *x,
+void head_loss(const struct ops *ops, float *losses, float *dx, float *logits, size_t chunk, const float *x,
                const int32_t *targets, const float *weights, const struct matrix *head, size_t n) {
-    for (size_t first = 0; first < n && !pool_cancelled(ops->pool); first += head_loss_chunk) {
-        size_t rows = n - first < head_loss_chunk ? n - first : head_loss_chunk;
+    /* Chunks of one size, give or take a row: few rows would be multiplied in another way than many. */
+    size_t chunks = (n + chunk - 1) / chunk;
+    for (size_t i = 0; i < chunks && !pool_cancelled(ops->pool); i++) {
+        size_t first = i * n / chunks, rows = (i + 1) * n / chunks - first;
         linear_forward(ops, logits, x + first * head->cols, head, NULL, rows);
         struct cross_entropy c = {ops->kernels, losses + first, logits, targets + first,
                                   weights ? weights + first : NULL, head->rows, dx != NULL};
         pool_run(ops->pool, rows, cross_entropy_row, &c);
-        if (dx) linear_backward(ops, dx + first * head->cols, logits, head, rows, 0);
+        if (dx) linear_backward(ops, dx + first * head->cols, logits, head, NULL, NULL, rows, 0);
     }
 }

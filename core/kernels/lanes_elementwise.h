@@ -1,8 +1,8 @@
-/* Elementwise kernels and reductions, written once over a vector of LANES floats; avx2.c and avx512.c
- * define the vector and include this. Element i of a reduction always lands in the same lane and lanes
- * are added in one order: a result depends on n and the values alone. */
-#ifndef CORE_KERNELS_X86_ELEMENTWISE_H
-#define CORE_KERNELS_X86_ELEMENTWISE_H
+/* Elementwise kernels and reductions, written once over a vector of LANES floats that the file of a table defines
+ * before it includes this (as for lanes_blocks.h). Element i of a reduction always lands in the same lane and
+ * lanes are added in one order: a result depends on n and the values alone. */
+#ifndef CORE_KERNELS_LANES_ELEMENTWISE_H
+#define CORE_KERNELS_LANES_ELEMENTWISE_H
 
 #include <math.h>
 
@@ -107,5 +107,75 @@ static void swiglu_backward(float *dgate, float *dup, const float *dy, const flo
         v_store_part(dup + i, g.up, rest);
     }
 }
+
+/* dx = p (dx - sum) */
+LANE floats softmax_gradient(floats dx, floats p, floats sum) { return p * (dx - sum); }
+static void softmax_backward(float *dx, const float *p, size_t n) {
+    floats sum = v_splat(dot(p, dx, n));
+    size_t i = 0;
+    for (; n - i >= LANES; i += LANES) v_store(dx + i, softmax_gradient(v_load(dx + i), v_load(p + i), sum));
+    if (n - i)
+        v_store_part(dx + i, softmax_gradient(v_load_part(dx + i, n - i, 0), v_load_part(p + i, n - i, 0), sum), n - i);
+}
+
+static float inverse_rms(const float *x, float eps, size_t n) {
+    return 1.0f / sqrtf(sum_squares(x, n) / (float)n + eps);
+}
+
+static void rms_norm(float *y, const float *x, const float *weight, float eps, size_t n) {
+    floats r = v_splat(inverse_rms(x, eps, n));
+    size_t i = 0;
+    for (; n - i >= LANES; i += LANES) v_store(y + i, v_load(x + i) * r * v_load(weight + i));
+    if (n - i) v_store_part(y + i, v_load_part(x + i, n - i, 0) * r * v_load_part(weight + i, n - i, 0), n - i);
+}
+
+/* sum_i a_i b_i c_i */
+static float dot_of_three(const float *a, const float *b, const float *c, size_t n) {
+    floats even = v_splat(0), odd = even;
+    for (; n >= 2 * LANES; n -= 2 * LANES, a += 2 * LANES, b += 2 * LANES, c += 2 * LANES) {
+        even = v_fma(v_load(a) * v_load(b), v_load(c), even);
+        odd = v_fma(v_load(a + LANES) * v_load(b + LANES), v_load(c + LANES), odd);
+    }
+    for (; n >= LANES; n -= LANES, a += LANES, b += LANES, c += LANES)
+        even = v_fma(v_load(a) * v_load(b), v_load(c), even);
+    if (n) odd = v_fma(v_load_part(a, n, 0) * v_load_part(b, n, 0), v_load_part(c, n, 0), odd);
+    return v_sum(even + odd);
+}
+
+/* See scalar.c: dx += r dy w - x k. */
+LANE floats rms_norm_gradient(floats dx, floats dy, floats x, floats weight, floats r, floats k) {
+    return dx + (r * dy * weight - x * k);
+}
+static void rms_norm_backward(float *dx, const float *dy, const float *x, const float *weight, float eps, size_t n) {
+    float r = inverse_rms(x, eps, n), k = dot_of_three(dy, weight, x, n) / (float)n * r * r * r;
+    floats rs = v_splat(r), ks = v_splat(k);
+    size_t i = 0;
+    for (; n - i >= LANES; i += LANES)
+        v_store(dx + i, rms_norm_gradient(v_load(dx + i), v_load(dy + i), v_load(x + i), v_load(weight + i), rs, ks));
+    if (n - i) {
+        size_t rest = n - i;
+        floats sum = rms_norm_gradient(v_load_part(dx + i, rest, 0), v_load_part(dy + i, rest, 0),
+                                       v_load_part(x + i, rest, 0), v_load_part(weight + i, rest, 0), rs, ks);
+        v_store_part(dx + i, sum, rest);
+    }
+}
+
+/* Plain: the compiler finds the vectors, and the shuffles that pairs need. */
+static void rotate_pairs(float *restrict x, const float *restrict turns, float sign, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        float u = x[2 * i], v = x[2 * i + 1], c = turns[2 * i], s = sign * turns[2 * i + 1];
+        x[2 * i] = u * c - v * s;
+        x[2 * i + 1] = u * s + v * c;
+    }
+}
+
+static void turn_apart(float *restrict us, float *restrict vs, const float *restrict turns, float sign, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        float u = us[i], v = vs[i], c = turns[i], s = sign * turns[i + n];
+        us[i] = u * c - v * s;
+        vs[i] = u * s + v * c;
+    }
+}
+static void rotate_halves(float *x, const float *turns, float sign, size_t n) { turn_apart(x, x + n, turns, sign, n); }
 
 #endif

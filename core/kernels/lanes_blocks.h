@@ -1,25 +1,21 @@
-/* Rows of blocks, written once over a vector of LANES floats; avx2.c and avx512.c define the vector and
- * include this. Block layouts: blocks.c.
+/* Rows of blocks, written once over a vector of LANES floats: 4, 8 or 16. The file of a table (avx2.c, avx512.c,
+ * neon.c) defines the vector, its functions v_*, quad_* and octet_*, and includes this. Block layouts: blocks.c.
  *
  * Dequantization agrees with blocks.c bit for bit: every product in it is exact, so a fused multiply-add
  * rounds as multiply and add do. A dot product takes scale and minimum out of the block,
  *     sum (d q + m) x = d sum q x + m sum x,
  * and the sums of x are computed once for all rows of a call. Partial sums have a fixed place in the
  * lanes: a result depends on n and the values alone. */
-#ifndef CORE_KERNELS_X86_BLOCKS_H
-#define CORE_KERNELS_X86_BLOCKS_H
+#ifndef CORE_KERNELS_LANES_BLOCKS_H
+#define CORE_KERNELS_LANES_BLOCKS_H
 
 /* Rows are taken in pieces of SEGMENT elements, so that x stays in the L1 cache from row to row; weights
  * are asked for AHEAD bytes before they are used, past the end too (a prefetch cannot fault). */
 enum { SEGMENT = 4096, SUM_OVER = 32, AHEAD = 4096 };
 
-LANE void prefetch(const uint8_t *p) { _mm_prefetch((const char *)p + AHEAD, _MM_HINT_T0); }
+LANE void prefetch(const uint8_t *p) { __builtin_prefetch(p + AHEAD, 0, 3); }
 
-LANE float sum_four(__m128 four) {
-    __m128 two = four + _mm_movehl_ps(four, four);
-    return _mm_cvtss_f32(two + _mm_movehdup_ps(two));
-}
-LANE float v_sum(floats v) { return sum_four(v_fold(v)); }
+LANE float v_sum(floats v) { return quad_sum(v_fold(v)); }
 
 /* sum + a b; the first term of a sum needs no addition. */
 LANE floats add_product(int first, floats a, floats b, floats sum) {
@@ -32,13 +28,6 @@ LANE uint32_t read_32(const uint8_t *p) {
     memcpy(&value, p, sizeof value);
     return value;
 }
-LANE __m128 read_half(const uint8_t *p) {
-    uint16_t half;
-    memcpy(&half, p, sizeof half);
-    return _mm_cvtph_ps(_mm_cvtsi32_si128(half));
-}
-/* Lane 0 the first, lane 1 the second. */
-LANE __m128 read_two_halves(const uint8_t *p) { return _mm_cvtph_ps(_mm_cvtsi32_si128((int)read_32(p))); }
 
 /* ---- F32, F16, BF16 ---- */
 
@@ -115,13 +104,13 @@ LANE struct quants read_quants(const uint8_t *block, size_t k, int minimum, int 
 /* sums: of x over each block. Without a minimum the quants stand for q - 8 or q - 16. */
 LANE float dot_32(const uint8_t *block, const float *x, const float *sums, size_t n, int minimum, int five) {
     floats total = v_splat(0);
-    __m128 corrections = _mm_setzero_ps(); /* lane 0: d sum x, lane 1: m sum x */
+    quad corrections = quad_splat(0); /* lane 0: d sum x, lane 1: m sum x */
     for (; n; n -= 32, x += 32, sums++, block += nibbles_at(minimum, five) + 16) {
         prefetch(block);
-        __m128 scale = minimum ? read_two_halves(block) : read_half(block);
-        corrections = _mm_fmadd_ps(scale, _mm_set1_ps(*sums), corrections);
+        quad scale = minimum ? quad_two_halves(block) : quad_half(block);
+        corrections = quad_fma(scale, quad_splat(*sums), corrections);
         floats products = v_splat(0);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (size_t k = 0; k < 16; k += LANES) {
             struct quants q = read_quants(block, k, minimum, five);
             floats low = v_float(q.low), high = v_float(q.high);
@@ -130,15 +119,15 @@ LANE float dot_32(const uint8_t *block, const float *x, const float *sums, size_
         }
         total = v_fma(products, v_splat_low(scale), total);
     }
-    if (minimum) return v_sum(total) + _mm_cvtss_f32(_mm_movehdup_ps(corrections));
-    return v_sum(total) - (five ? 16.0f : 8.0f) * _mm_cvtss_f32(corrections);
+    if (minimum) return v_sum(total) + quad_first(quad_second(corrections));
+    return v_sum(total) - (five ? 16.0f : 8.0f) * quad_first(corrections);
 }
 
 LANE void values_32(float *dst, const uint8_t *block, size_t n, int minimum, int five) {
     for (; n; n -= 32, dst += 32, block += nibbles_at(minimum, five) + 16) {
-        __m128 scale = minimum ? read_two_halves(block) : read_half(block);
-        floats d = v_splat_low(scale), m = v_splat_low(_mm_movehdup_ps(scale));
-#pragma GCC unroll 2
+        quad scale = minimum ? quad_two_halves(block) : quad_half(block);
+        floats d = v_splat_low(scale), m = v_splat_low(quad_second(scale));
+#pragma GCC unroll 4
         for (size_t k = 0; k < 16; k += LANES) {
             struct quants q = read_quants(block, k, minimum, five);
             if (minimum) {
@@ -177,18 +166,18 @@ LANE float dot_Q8_0(const uint8_t *block, const float *x, const float *sums, siz
     for (; n; n -= 32, x += 32, block += 34) {
         prefetch(block);
         floats products = v_splat(0);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (size_t k = 0; k < 32; k += LANES)
             products = add_product(k == 0, v_signed_bytes(block + 2 + k), v_load(x + k), products);
-        total = v_fma(products, v_splat_low(read_half(block)), total);
+        total = v_fma(products, v_splat_low(quad_half(block)), total);
     }
     return v_sum(total);
 }
 
 LANE void values_Q8_0(float *dst, const uint8_t *block, size_t n) {
     for (; n; n -= 32, dst += 32, block += 34) {
-        floats d = v_splat_low(read_half(block));
-#pragma GCC unroll 4
+        floats d = v_splat_low(quad_half(block));
+#pragma GCC unroll 8
         for (size_t k = 0; k < 32; k += LANES) v_store(dst + k, v_signed_bytes(block + 2 + k) * d);
     }
 }
@@ -200,15 +189,12 @@ struct parts {
 };
 /* All four bytes of a word at a time: see scale_and_minimum in blocks.c. */
 LANE void read_parts(struct parts *parts, const uint8_t *block) {
-    __m128 d = read_two_halves(block);
+    quad d = quad_two_halves(block);
     uint32_t first = read_32(block + 4), second = read_32(block + 8), third = read_32(block + 12);
     uint32_t high_scales = (third & 0x0f0f0f0f) | (first >> 2 & 0x30303030);
     uint32_t high_minima = (third >> 4 & 0x0f0f0f0f) | (second >> 2 & 0x30303030);
-    __m128i scales = _mm_cvtsi64_si128((long long)((first & 0x3f3f3f3f) | (uint64_t)high_scales << 32));
-    __m128i minima = _mm_cvtsi64_si128((long long)((second & 0x3f3f3f3f) | (uint64_t)high_minima << 32));
-    _mm256_storeu_ps(parts->scales, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(scales)) * _mm256_broadcastss_ps(d));
-    _mm256_storeu_ps(parts->minima, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(minima)) *
-                                        _mm256_broadcastss_ps(_mm_movehdup_ps(d)));
+    octet_store_bytes(parts->scales, (first & 0x3f3f3f3f) | (uint64_t)high_scales << 32, d);
+    octet_store_bytes(parts->minima, (second & 0x3f3f3f3f) | (uint64_t)high_minima << 32, quad_second(d));
 }
 
 /* Parts 2 pair (low) and 2 pair + 1 (high), elements k + lane. */
@@ -225,18 +211,18 @@ LANE struct quants read_k_quants(const uint8_t *block, int pair, size_t k, int f
 
 LANE float dot_k(const uint8_t *block, const float *x, const float *sums, size_t n, int five) {
     floats total = v_splat(0);
-    __m256 corrections = _mm256_setzero_ps();
+    octet corrections = octet_zero();
     for (; n; n -= 256, sums += 8, block += five ? 176 : 144) {
         prefetch(block);
         prefetch(block + 64);
         prefetch(block + 128);
         struct parts parts;
         read_parts(&parts, block);
-        corrections = _mm256_fmadd_ps(_mm256_loadu_ps(parts.minima), _mm256_loadu_ps(sums), corrections);
+        corrections = octet_fma(parts.minima, sums, corrections);
 #pragma GCC unroll 4
         for (int pair = 0; pair < 4; pair++, x += 64) {
             floats low = v_splat(0), high = low;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (size_t k = 0; k < 32; k += LANES) {
                 struct quants q = read_k_quants(block, pair, k, five);
                 low = add_product(k == 0, v_float(q.low), v_load(x + k), low);
@@ -246,7 +232,7 @@ LANE float dot_k(const uint8_t *block, const float *x, const float *sums, size_t
             total = v_fma(high, v_splat(parts.scales[2 * pair + 1]), total);
         }
     }
-    return v_sum(total) - sum_four(_mm256_castps256_ps128(corrections) + _mm256_extractf128_ps(corrections, 1));
+    return v_sum(total) - octet_sum(corrections);
 }
 
 LANE void values_k(float *dst, const uint8_t *block, size_t n, int five) {
@@ -258,7 +244,7 @@ LANE void values_k(float *dst, const uint8_t *block, size_t n, int five) {
             const float *scales = parts.scales + 2 * pair, *minima = parts.minima + 2 * pair;
             floats low_scale = v_splat(scales[0]), high_scale = v_splat(scales[1]);
             floats low_minimum = v_splat(-minima[0]), high_minimum = v_splat(-minima[1]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (size_t k = 0; k < 32; k += LANES) {
                 struct quants q = read_k_quants(block, pair, k, five);
                 v_store(dst + k, v_fma(v_float(q.low), low_scale, low_minimum));
@@ -280,7 +266,7 @@ LANE void values_Q5_K(float *dst, const uint8_t *src, size_t n) { values_k(dst, 
 /* ---- Q6_K: blocks of 256 in sixteen parts of 16 ---- */
 
 LANE void read_q6_scales(float *scales, const uint8_t *block) {
-    floats d = v_splat_low(read_half(block + 208));
+    floats d = v_splat_low(quad_half(block + 208));
     for (size_t k = 0; k < 16; k += LANES) v_store(scales + k, v_signed_bytes(block + 192 + k) * d);
 }
 
@@ -306,7 +292,7 @@ LANE float dot_Q6_K(const uint8_t *block, const float *x, const float *sums, siz
 #pragma GCC unroll 2
             for (size_t part = 0; part < 32; part += 16) {
                 floats products[4] = {v_splat(0), v_splat(0), v_splat(0), v_splat(0)};
-#pragma GCC unroll 2
+#pragma GCC unroll 4
                 for (size_t k = part; k < part + 16; k += LANES) {
                     floats quarters[4];
                     read_q6_quants(quarters, block, half, k);
@@ -329,7 +315,7 @@ LANE void values_Q6_K(float *dst, const uint8_t *block, size_t n) {
         read_q6_scales(scales, block);
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++, dst += 128) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (size_t k = 0; k < 32; k += LANES) {
                 floats quarters[4];
                 read_q6_quants(quarters, block, half, k);
@@ -345,20 +331,19 @@ LANE void values_Q6_K(float *dst, const uint8_t *block, size_t n) {
 
 typedef float dot_function(const uint8_t *row, const float *x, const float *sums, size_t n);
 
-LANE __m128 fold_block(const float *x) {
+LANE quad fold_block(const float *x) {
     floats sum = v_load(x);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (size_t k = LANES; k < SUM_OVER; k += LANES) sum += v_load(x + k);
     return v_fold(sum);
 }
 
 LANE void sum_blocks(float *sums, const float *x, size_t n) {
     for (; n >= 4 * SUM_OVER; n -= 4 * SUM_OVER, x += 4 * SUM_OVER, sums += 4) {
-        __m128 a = _mm_hadd_ps(fold_block(x), fold_block(x + SUM_OVER));
-        __m128 b = _mm_hadd_ps(fold_block(x + 2 * SUM_OVER), fold_block(x + 3 * SUM_OVER));
-        _mm_storeu_ps(sums, _mm_hadd_ps(a, b));
+        quad_store_sums(sums, fold_block(x), fold_block(x + SUM_OVER), fold_block(x + 2 * SUM_OVER),
+                        fold_block(x + 3 * SUM_OVER));
     }
-    for (; n; n -= SUM_OVER, x += SUM_OVER) *sums++ = sum_four(fold_block(x));
+    for (; n; n -= SUM_OVER, x += SUM_OVER) *sums++ = quad_sum(fold_block(x));
 }
 
 LANE int type_uses_sums(enum block_type type) {
