@@ -30,21 +30,26 @@ static enum block_type type_for(const struct matrix *w, enum merge_mode mode) {
     return mode == MERGE_F16 ? BLOCK_F16 : mode == MERGE_Q8 ? BLOCK_Q8_0 : w->type;
 }
 
-/* Counting: types that cannot be made are worth 0 bytes here and refused by merge_create. */
+/* The layer `from` with memory for its targeted matrices; made NULL: counting. Types that cannot be made are worth 0
+ * bytes here and refused by mode_check. */
+static void layer_layout(struct arena *arena, const struct model_layer *from, uint32_t targets, enum merge_mode mode,
+                         struct model_layer *made) {
+    if (made) *made = *from;
+    for (size_t t = 0; t < TARGET_COUNT; t++) {
+        if (!(targets & (1u << t))) continue;
+        const struct matrix *w = &from->linear[t];
+        enum block_type type = type_for(w, mode);
+        size_t row_bytes = block_row_bytes(type, w->cols);
+        void *data = arena_take(arena, w->rows, row_bytes);
+        if (made) made->linear[t] = (struct matrix){data, type, w->rows, w->cols, row_bytes};
+    }
+}
+
 static void merged_layout(struct arena *arena, const struct model *model, uint32_t targets, enum merge_mode mode,
                           struct model_layer **layers) {
     struct model_layer *made = ARENA_TAKE(arena, struct model_layer, model->L);
-    for (size_t l = 0; l < model->L; l++) {
-        if (made) made[l] = model->layers[l];
-        for (size_t t = 0; t < TARGET_COUNT; t++) {
-            if (!(targets & (1u << t))) continue;
-            const struct matrix *w = &model->layers[l].linear[t];
-            enum block_type type = type_for(w, mode);
-            size_t row_bytes = block_row_bytes(type, w->cols);
-            void *data = arena_take(arena, w->rows, row_bytes);
-            if (made) made[l].linear[t] = (struct matrix){data, type, w->rows, w->cols, row_bytes};
-        }
-    }
+    for (size_t l = 0; l < model->L; l++)
+        layer_layout(arena, &model->layers[l], targets, mode, made ? &made[l] : NULL);
     *layers = made;
 }
 
@@ -163,23 +168,34 @@ static int merge_matrix(struct merge_task *task, const struct matrix *from, stru
     return !atomic_load(&task->too_large);
 }
 
-static int merge_all(struct merged *merged, const struct model *model, const struct lora *lora, struct pool *pool,
-                     struct merge_task *task, attune_error *err) {
-    for (size_t l = 0; l < model->L; l++) {
-        for (size_t t = 0; t < TARGET_COUNT; t++) {
-            const struct low_rank *pair = &lora->pairs[l].target[t];
-            if (pair->rank == 0) continue;
-            int fits = merge_matrix(task, &model->layers[l].linear[t], &merged->layers[l].linear[t], pair, pool);
-            if (pool_cancelled(pool)) return error_set(err, ATTUNE_ERROR_CANCELLED, NULL, "merging was cancelled");
-            if (fits) continue;
-            char name[LORA_TENSOR_NAME_SIZE];
-            lora_tensor_name(name, l, t);
-            return error_set(err, ATTUNE_ERROR_UNSUPPORTED, name,
-                             "merged weights of %s are too large for %s: use the adapter unmerged (none)", name,
-                             task->format->name);
-        }
+/* The pairs of a layer into `to`, whose targeted matrices have memory. */
+static int merge_one(struct merge_task *task, const struct model *model, const struct lora *lora, size_t l,
+                     struct model_layer *to, struct pool *pool, attune_error *err) {
+    for (size_t t = 0; t < TARGET_COUNT; t++) {
+        const struct low_rank *pair = &lora->pairs[l].target[t];
+        if (pair->rank == 0) continue;
+        int fits = merge_matrix(task, &model->layers[l].linear[t], &to->linear[t], pair, pool);
+        if (pool_cancelled(pool)) return error_set(err, ATTUNE_ERROR_CANCELLED, NULL, "merging was cancelled");
+        if (fits) continue;
+        char name[LORA_TENSOR_NAME_SIZE];
+        lora_tensor_name(name, l, t);
+        return error_set(err, ATTUNE_ERROR_UNSUPPORTED, name,
+                         "merged weights of %s are too large for %s: use the adapter unmerged (none)", name,
+                         task->format->name);
     }
     return ATTUNE_OK;
+}
+
+/* Of a row and its delta, for each worker. */
+static size_t scratch_cols(const struct model *model) {
+    size_t most = 0;
+    for (size_t l = 0; l < model->L; l++) {
+        for (size_t t = 0; t < TARGET_COUNT; t++) {
+            size_t cols = model->layers[l].linear[t].cols;
+            if (most < cols) most = cols;
+        }
+    }
+    return (most + 15) & ~(size_t)15;
 }
 
 int merge_create(const struct model *model, const struct lora *lora, enum merge_mode mode, struct pool *pool,
@@ -192,19 +208,14 @@ int merge_create(const struct model *model, const struct lora *lora, enum merge_
     merged_layout(&merged->arena, model, lora->config.targets, mode, &merged->layers);
     if ((code = arena_commit(&merged->arena, "merged weights", err)) != ATTUNE_OK) goto out;
     merged_layout(&merged->arena, model, lora->config.targets, mode, &merged->layers);
-    for (size_t l = 0; l < model->L; l++) {
-        for (size_t t = 0; t < TARGET_COUNT; t++) {
-            size_t cols = model->layers[l].linear[t].cols;
-            if (task.scratch_cols < cols) task.scratch_cols = cols;
-        }
-    }
-    task.scratch_cols = (task.scratch_cols + 15) & ~(size_t)15;
+    task.scratch_cols = scratch_cols(model);
     size_t scratch = (size_t)pool_threads(pool) * 2 * task.scratch_cols;
     if (!(task.scratch = calloc(scratch, sizeof(float)))) {
         code = error_set_memory(err, "merging", scratch * sizeof(float));
         goto out;
     }
-    code = merge_all(merged, model, lora, pool, &task, err);
+    for (size_t l = 0; l < model->L && code == ATTUNE_OK; l++)
+        code = merge_one(&task, model, lora, l, &merged->layers[l], pool, err);
 out:
     free(task.scratch);
     if (code != ATTUNE_OK) merge_destroy(merged);
@@ -219,3 +230,71 @@ void merge_destroy(struct merged *merged) {
 }
 
 const struct model_layer *merge_layers(const struct merged *merged) { return merged->layers; }
+
+/* ---- one layer at a time ---- */
+
+struct layer_merge {
+    const struct model *model;
+    const struct lora *lora;
+    enum merge_mode mode;
+    struct pool *pool;
+    struct merge_task task;
+    struct arena arena; /* rows of scratch, then the matrices of the layer merged last */
+};
+
+/* Scratch, and behind it the largest layer. */
+static void layer_merge_take(struct arena *arena, struct merge_task *task, const struct model *model, uint32_t targets,
+                             enum merge_mode mode, int threads) {
+    task->scratch_cols = scratch_cols(model);
+    task->scratch = ARENA_TAKE(arena, float, (size_t)threads * 2 * task->scratch_cols);
+    size_t from = arena->used, to = from;
+    for (size_t l = 0; l < model->L; l++) {
+        arena->used = from;
+        layer_layout(arena, &model->layers[l], targets, mode, NULL);
+        if (to < arena->used) to = arena->used;
+    }
+    arena->used = to;
+}
+
+size_t layer_merge_bytes(const struct model *model, int threads, uint32_t targets, enum merge_mode mode) {
+    struct arena arena = {0};
+    struct merge_task task;
+    if (mode == MERGE_NONE) return 0;
+    layer_merge_take(&arena, &task, model, targets, mode, threads);
+    return arena.overflow ? SIZE_MAX : arena.used + sizeof(struct layer_merge);
+}
+
+int layer_merge_create(const struct model *model, const struct lora *lora, enum merge_mode mode, struct pool *pool,
+                       struct layer_merge **out, attune_error *err) {
+    int code = mode_check(model, lora, mode, err);
+    if (code != ATTUNE_OK) return code;
+    struct layer_merge *merge = calloc(1, sizeof *merge);
+    if (!merge) return error_set_memory(err, "merging", sizeof *merge);
+    merge->model = model;
+    merge->lora = lora;
+    merge->mode = mode;
+    merge->pool = pool;
+    uint32_t targets = lora->config.targets;
+    layer_merge_take(&merge->arena, &merge->task, model, targets, mode, pool_threads(pool));
+    code = arena_commit(&merge->arena, "a merged layer", err);
+    if (code != ATTUNE_OK) {
+        layer_merge_destroy(merge);
+        return code;
+    }
+    merge->task.scratch = ARENA_TAKE(&merge->arena, float, (size_t)pool_threads(pool) * 2 * merge->task.scratch_cols);
+    *out = merge;
+    return ATTUNE_OK;
+}
+
+void layer_merge_destroy(struct layer_merge *merge) {
+    if (!merge) return;
+    arena_free(&merge->arena);
+    free(merge);
+}
+
+int layer_merge_make(void *user, size_t layer, struct model_layer *out, attune_error *err) {
+    struct layer_merge *merge = user;
+    struct arena place = merge->arena;
+    layer_layout(&place, &merge->model->layers[layer], merge->lora->config.targets, merge->mode, out);
+    return merge_one(&merge->task, merge->model, merge->lora, layer, out, merge->pool, err);
+}

@@ -20,4 +20,13 @@ const struct model_layer *merge_layers(const struct merged *merged);
 /* Bytes that merge_create would take for an adapter on these targets (bits of enum target). */
 size_t merge_bytes(const struct model *model, uint32_t targets, enum merge_mode mode);
 
+/* The same matrices a layer at a time, in one layer's memory. model, lora and pool are borrowed. */
+struct layer_merge;
+int layer_merge_create(const struct model *model, const struct lora *lora, enum merge_mode mode, struct pool *pool,
+                       struct layer_merge **out, attune_error *err);
+void layer_merge_destroy(struct layer_merge *merge);
+/* The layer with merged matrices, good until the next call: a struct layer_maker's make. */
+int layer_merge_make(void *layer_merge, size_t layer, struct model_layer *out, attune_error *err);
+size_t layer_merge_bytes(const struct model *model, int threads, uint32_t targets, enum merge_mode mode);
+
 #endif

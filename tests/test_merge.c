@@ -115,6 +115,41 @@ static void same_bytes(const struct merged *a, const struct merged *b, const str
     }
 }
 
+/* A layer at a time, in any order. */
+static void test_layer_by_layer(void **state) {
+    (void)state;
+    static const enum block_type types[] = {BLOCK_Q4_1, BLOCK_F16};
+    for (size_t k = 0; k < 2; k++) {
+        struct tiny_base base;
+        tiny_base_make(&base, types[k], 64, ROPE_INTERLEAVED);
+        struct lora *lora = tiny_lora(&base.model, 3, 6, LORA_ALL_TARGETS & ~(1u << TARGET_UP));
+        struct pool *pool = NULL;
+        assert_int_equal(pool_create(2, &pool, NULL), ATTUNE_OK);
+        for (size_t m = 0; m < 3; m++) {
+            struct merged *merged = merge(&base.model, lora, modes[m], 2);
+            struct layer_merge *one = NULL;
+            assert_int_equal(layer_merge_create(&base.model, lora, modes[m], pool, &one, NULL), ATTUNE_OK);
+            for (size_t i = 0; i < 2 * TINY_L; i++) {
+                struct model_layer made, *whole = (struct model_layer *)(uintptr_t)&merge_layers(merged)[i % TINY_L];
+                assert_int_equal(layer_merge_make(one, i % TINY_L, &made, NULL), ATTUNE_OK);
+                assert_ptr_equal(made.linear[TARGET_UP].data, whole->linear[TARGET_UP].data);
+                assert_ptr_equal(made.attn_norm, whole->attn_norm);
+                for (size_t t = 0; t < TARGET_COUNT; t++) {
+                    const struct matrix *x = &made.linear[t], *y = &whole->linear[t];
+                    assert_true(x->type == y->type && x->rows == y->rows && x->row_bytes == y->row_bytes);
+                    assert_memory_equal(x->data, y->data, x->rows * x->row_bytes);
+                }
+            }
+            layer_merge_destroy(one);
+            merge_destroy(merged);
+        }
+        layer_merge_destroy(NULL);
+        pool_destroy(pool);
+        lora_destroy(lora);
+        tiny_base_free(&base);
+    }
+}
+
 static void test_threads(void **state) {
     (void)state;
     struct tiny_base base;
@@ -178,6 +213,14 @@ static void refused(const struct model *model, const struct lora *lora, enum mer
     assert_int_equal(pool_create(2, &pool, NULL), ATTUNE_OK);
     assert_int_equal(merge_create(model, lora, mode, pool, &merged, &err), code);
     assert_null(merged);
+    struct layer_merge *layers = NULL;
+    struct model_layer made;
+    attune_error other = {0};
+    int found = layer_merge_create(model, lora, mode, pool, &layers, &other);
+    for (size_t l = 0; l < model->L && found == ATTUNE_OK; l++) found = layer_merge_make(layers, l, &made, &other);
+    assert_int_equal(found, code);
+    assert_string_equal(other.message, err.message);
+    layer_merge_destroy(layers);
     if (!strstr(err.message, named)) fail_msg("\"%s\" is not in: %s", named, err.message);
     pool_destroy(pool);
 }
@@ -263,6 +306,10 @@ static void test_bytes(void **state) {
         assert_in_range(bytes, expected[m], expected[m] + slack);
     }
     assert_int_equal(merge_bytes(&base.model, lora->config.targets, MERGE_NONE), 0);
+    assert_int_equal(layer_merge_bytes(&base.model, 1, lora->config.targets, MERGE_NONE), 0);
+    size_t scratch = 2 * 64 * sizeof(float), layer = expected[0] / TINY_L;
+    assert_in_range(layer_merge_bytes(&base.model, 1, lora->config.targets, MERGE_F16), layer + scratch,
+                    layer + scratch + 1024);
     lora_destroy(lora);
     tiny_base_free(&base);
 }
@@ -289,6 +336,7 @@ int main(void) {
         cmocka_unit_test(test_zero_delta),        cmocka_unit_test(test_too_large),
         cmocka_unit_test(test_refused_types),     cmocka_unit_test(test_cancelled),
         cmocka_unit_test(test_bytes),             cmocka_unit_test(test_mode_names),
+        cmocka_unit_test(test_layer_by_layer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,19 @@
 
 #include "core/base/random.h"
 
+static struct pool *one_thread;
+static double partial;
+
+static int start(void **state) {
+    (void)state;
+    return pool_create(1, &one_thread, NULL) == ATTUNE_OK ? 0 : -1;
+}
+static int stop(void **state) {
+    (void)state;
+    pool_destroy(one_thread);
+    return 0;
+}
+
 /* ---- AdamW as in the paper (algorithm 2, decoupled), in double ---- */
 
 enum { N = 37, STEPS = 20 };
@@ -32,7 +45,7 @@ static void check_adamw(const struct train_config *config, double gradient_size)
             if (i == 0) g[i] = 0; /* a parameter that nothing pulls at only decays */
             wide[i] = (double)g[i];
         }
-        adamw_update(&adamw, p, g, config, (float)rate);
+        adamw_update(&adamw, one_thread, p, g, 1.0f, config, (float)rate, &partial);
         reference_update(&r, wide, config, rate, t);
         assert_int_equal(adamw.step, t);
         for (size_t i = 0; i < N; i++) {
@@ -65,9 +78,63 @@ static void test_adamw_edges(void **state) {
     struct adamw adamw = {2, 0, m, v};
     train_config_default(&config);
     config.weight_decay = 0.5f;
-    adamw_update(&adamw, p, g, &config, 0);
+    adamw_update(&adamw, one_thread, p, g, 1.0f, &config, 0, &partial);
     assert_true(p[0] == 1 && p[1] == 2 && p[2] == 3);
     assert_true(m[0] > 0 && v[1] > 0 && m[2] == 0 && v[2] == 0);
+}
+
+/* ---- in chunks ---- */
+
+enum { LONG = 50001, PARTIALS = 8 };
+struct vectors {
+    float p[LONG], g[LONG], m[LONG], v[LONG];
+};
+static struct vectors *vectors(void) {
+    struct vectors *x = calloc(1, sizeof *x);
+    for (size_t i = 0; i < LONG; i++) {
+        x->p[i] = random_uniform(1, i) - 0.5f;
+        x->g[i] = random_uniform(2, i) - 0.5f;
+    }
+    return x;
+}
+
+/* The same bytes for any number of threads, and of a long vector as of its pieces. */
+static void test_chunks(void **state) {
+    (void)state;
+    struct train_config config;
+    train_config_default(&config);
+    config.weight_decay = 0.1f;
+    assert_in_range(adamw_partials(LONG), 2, PARTIALS);
+    struct vectors *one = vectors();
+    struct adamw single = {1, 0, one->m, one->v};
+    for (size_t i = 0; i < LONG; i++) {
+        single.m = one->m + i;
+        single.v = one->v + i;
+        for (single.step = 0; single.step < 3;)
+            adamw_update(&single, one_thread, one->p + i, one->g + i, 0.7f, &config, 1e-2f, &partial);
+    }
+    double square = 0;
+    for (size_t i = 0; i < LONG; i++) square += (double)one->g[i] * (double)one->g[i];
+    double partials[PARTIALS], norm = gradient_norm(one_thread, one->g, LONG, partials);
+    assert_true(fabs(norm - sqrt(square)) < 1e-12 * norm);
+    for (int threads = 1; threads <= 8; threads += threads == 3 ? 5 : 1) {
+        struct pool *pool = NULL;
+        struct vectors *all = vectors();
+        struct adamw adamw = {LONG, 0, all->m, all->v};
+        OK(pool_create(threads, &pool, &err));
+        double again = gradient_norm(pool, all->g, LONG, partials);
+        assert_memory_equal(&norm, &again, sizeof norm);
+        /* an update is whole even where the pool does nothing any more */
+        for (int step = 0; step < 3; step++) {
+            if (step == 1) pool_cancel(pool);
+            adamw_update(&adamw, pool, all->p, all->g, 0.7f, &config, 1e-2f, partials);
+            pool_cancel_clear(pool);
+        }
+        assert_memory_equal(one, all, sizeof *one);
+        free(all);
+        pool_destroy(pool);
+    }
+    free(one);
 }
 
 /* ---- the schedule ---- */
@@ -107,6 +174,6 @@ static void test_schedule(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_adamw), cmocka_unit_test(test_adamw_edges),
-                                       cmocka_unit_test(test_schedule)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+                                       cmocka_unit_test(test_chunks), cmocka_unit_test(test_schedule)};
+    return cmocka_run_group_tests(tests, start, stop);
 }

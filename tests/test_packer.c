@@ -1,4 +1,5 @@
 #include "tests/tiny_training.h"
+#include "trainer/batches.h"
 
 /* Conversations of given lengths, by hand: ids 100 s + i, the last `supervised` of them to be learned. */
 static struct example_set by_hand(const size_t (*lengths)[2], size_t n) {
@@ -54,7 +55,9 @@ static void test_fill(void **state) {
         size_t at = 0, batches = 0;
         while (at < COUNT) {
             size_t before = at, T = 0;
+            size_t reach = batches_end(&set, rows, at, COUNT, T_max);
             at = packer_fill(p, &set, rows, at, COUNT, 0.25, 7);
+            assert_int_equal(reach, at);
             assert_true(at > before);
             assert_int_equal(p->batch.n_sequences, at - before);
             assert_int_equal(p->batch.starts[0], 0);

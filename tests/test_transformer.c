@@ -38,6 +38,17 @@ static struct pool *threads(int n) {
     return pool;
 }
 
+/* The pass that is made without a bound on memory. */
+static struct training_pass *pass_for(const struct model *model, struct pool *pool, size_t T, size_t R, int backward,
+                                      int dropout) {
+    struct training_pass *pass = NULL;
+    struct pass_shape shape = {.T_max = T, .R_max = R, .backward = backward, .dropout = dropout,
+                               .precision = PRECISION_F32};
+    pass_shape_fit(&shape, model, pool_threads(pool), SIZE_MAX);
+    assert_int_equal(training_pass_create(model, pool, &shape, &pass, NULL), ATTUNE_OK);
+    return pass;
+}
+
 /* (random_uniform(key, i) - 0.5) * span, key 1000 + 2 (layer 7 + target) for A, one more for B. */
 static struct lora *golden_lora(const struct model *model, size_t rank, float alpha, float span, int b_zero) {
     struct lora_config config = {rank, alpha, LORA_ALL_TARGETS};
@@ -82,11 +93,14 @@ static void check_tiny(const char *name, int n_threads, size_t padding) {
     float *wanted = malloc(T * V * sizeof *wanted), *logits = malloc(T * V * sizeof *logits);
     golden_take(&g, ids, T * sizeof *ids);
     golden_take(&g, wanted, (size_t)T * V * sizeof *wanted);
-    assert_int_equal(training_pass_create(model, pool, 2 * T + padding, R, 1, &pass, NULL), ATTUNE_OK);
+    pass = pass_for(model, pool, 2 * T + padding, R, 1, 0);
     struct weights weights = {model, model->layers, NULL};
     assert_int_equal(training_pass_logits(pass, &weights, ids, T, logits, NULL), ATTUNE_OK);
     double worst = 0;
-    for (size_t i = 0; i < (size_t)T * V; i++) worst = fmax(worst, fabs((double)(logits[i] - wanted[i])));
+    for (size_t i = 0; i < (size_t)T * V; i++) {
+        double off = fabs((double)logits[i] - wanted[i]);
+        if (!(off <= worst)) worst = off; /* NaN too */
+    }
     if (!(worst < 1e-4)) fail_msg("%s: logits differ by %g", name, worst);
 
     /* the same sequence behind another one of `padding` tokens, which has no weight: packing must not leak */
@@ -175,7 +189,7 @@ static void test_cache_equals_whole(void **state) {
         struct decoding_pass *pass = NULL;
         struct kv_cache cache;
         float *all = malloc(T * model->V * sizeof *all), *logits = malloc(model->V * sizeof *logits);
-        assert_int_equal(training_pass_create(model, pool, T, 4, 0, &whole, NULL), ATTUNE_OK);
+        whole = pass_for(model, pool, T, 4, 0, 0);
         assert_int_equal(decoding_pass_create(model, pool, T, 4, &pass, NULL), ATTUNE_OK);
         assert_int_equal(kv_cache_create(model, T, &cache, NULL), ATTUNE_OK);
         assert_int_equal(training_pass_logits(whole, &weights, ids, T, all, NULL), ATTUNE_OK);
@@ -203,7 +217,8 @@ static void test_cache_equals_whole(void **state) {
 
 /* ---- the same bytes for any number of threads, kernels and all ---- */
 
-static void gradient_of(struct model *model, int n_threads, float dropout, float *out, float *losses) {
+static void gradient_of(struct model *model, int n_threads, const struct pass_shape *how, float dropout, float *out,
+                        float *losses) {
     struct pool *pool = threads(n_threads);
     struct lora *lora = golden_lora(model, 4, 8, 0.2f, 0);
     struct training_pass *pass = NULL;
@@ -225,7 +240,9 @@ static void gradient_of(struct model *model, int n_threads, float dropout, float
     struct layer_gradients *views = malloc(model->L * sizeof *views);
     memset(out, 0, lora->n * sizeof *out);
     lora_gradient_views(lora, out, views);
-    assert_int_equal(training_pass_create(model, pool, T, 4, 1, &pass, NULL), ATTUNE_OK);
+    struct pass_shape shape = *how;
+    shape.T_max = T;
+    assert_int_equal(training_pass_create(model, pool, &shape, &pass, NULL), ATTUNE_OK);
     assert_int_equal(training_pass_run(pass, &weights, &batch, dropout, 17, views, losses, NULL), ATTUNE_OK);
     free(views);
     training_pass_destroy(pass);
@@ -233,17 +250,52 @@ static void gradient_of(struct model *model, int n_threads, float dropout, float
     pool_destroy(pool);
 }
 
-static void test_any_number_of_threads(void **state) {
+static void test_any_threads_any_memory(void **state) {
     (void)state;
     struct model *model = open_tiny("tiny_qwen2");
     static float one[20000], many[20000], losses[300], others[300];
-    for (int dropout = 0; dropout < 2; dropout++) {
-        gradient_of(model, 1, 0.3f * (float)dropout, one, losses);
-        for (int n = 2; n <= 8; n += 3) {
-            gradient_of(model, n, 0.3f * (float)dropout, many, others);
-            assert_memory_equal(one, many, sizeof one);
-            assert_memory_equal(losses, others, sizeof losses);
+    static const size_t head_rows[] = {16, 37, 64, 300};
+    for (int precision = PRECISION_AUTO; precision <= PRECISION_F32; precision++)
+        for (int dropout = 0; dropout < 2; dropout++) {
+            float share = 0.3f * (float)dropout;
+            struct pass_shape shape = {.R_max = 4, .backward = 1, .dropout = dropout, .kept = 1, .head_rows = 300,
+                                       .precision = (enum precision)precision};
+            gradient_of(model, 1, &shape, share, one, losses);
+            for (shape.kept = 1; shape.kept <= model->L; shape.kept++)
+                for (int n = 1; n <= 8; n += n == 3 ? 5 : 1) {
+                    shape.head_rows = head_rows[(shape.kept + (size_t)n) % 4];
+                    gradient_of(model, n, &shape, share, many, others);
+                    assert_memory_equal(one, many, sizeof one);
+                    assert_memory_equal(losses, others, sizeof losses);
+                }
         }
+    model_close(model);
+}
+
+/* What is allowed is used, never more, and first where it saves most. */
+static void test_shape_fits(void **state) {
+    (void)state;
+    struct model *model = open_tiny("tiny_qwen2");
+    for (int backward = 0; backward < 2; backward++) {
+        struct pass_shape least = {.T_max = 300, .R_max = 4, .backward = backward}, most = least;
+        pass_shape_fit(&least, model, 2, 0);
+        pass_shape_fit(&most, model, 2, SIZE_MAX);
+        assert_int_equal(least.kept, 1);
+        assert_true(least.head_rows >= 16 && least.head_rows <= most.head_rows && most.head_rows <= 300);
+        assert_int_equal(most.kept, backward ? model->L : 1);
+        size_t from = training_pass_bytes(model, 2, &least), to = training_pass_bytes(model, 2, &most), kept = 1;
+        assert_true(training_pass_bytes(model, 3, &least) > from);
+        for (size_t bytes = from; bytes < to; bytes += 1 + (to - from) / 97) {
+            struct pass_shape shape = least;
+            pass_shape_fit(&shape, model, 2, bytes);
+            assert_true(training_pass_bytes(model, 2, &shape) <= bytes);
+            assert_true(shape.kept >= kept && shape.kept <= model->L);
+            kept = shape.kept;
+            shape.kept++;
+            if (backward && kept < model->L) assert_true(training_pass_bytes(model, 2, &shape) > bytes);
+        }
+        least.dropout = backward;
+        assert_true(training_pass_bytes(model, 2, &least) >= from);
     }
     model_close(model);
 }
@@ -279,7 +331,7 @@ static void test_dropout_gradient(void **state) {
     float *gradient = calloc(lora->n, sizeof *gradient);
     struct layer_gradients *views = malloc(model->L * sizeof *views);
     lora_gradient_views(lora, gradient, views);
-    assert_int_equal(training_pass_create(model, pool, T, 4, 1, &pass, NULL), ATTUNE_OK);
+    pass = pass_for(model, pool, T, 4, 1, 1);
     assert_int_equal(training_pass_run(pass, &weights, &batch, 0.25f, 3, views, losses, NULL), ATTUNE_OK);
     double dropped = loss_of(pass, &weights, &batch), plain = 0, slope = 0;
     assert_int_equal(training_pass_run(pass, &weights, &batch, 0, 3, NULL, losses, NULL), ATTUNE_OK);
@@ -318,7 +370,7 @@ static void test_real_logits(void **state) {
     assert_int_equal(V, model->V);
     assert_true(n_probes <= 64);
     golden_take(&g, probes, n_probes * sizeof *probes);
-    assert_int_equal(training_pass_create(model, pool, 400, 1, 0, &pass, NULL), ATTUNE_OK);
+    pass = pass_for(model, pool, 400, 1, 0, 0);
     for (uint32_t text = 0; text < texts; text++) {
         uint32_t T = golden_u32(&g);
         int32_t ids[400];
@@ -374,6 +426,7 @@ static struct trainer *golden_trainer(struct model *model, struct pool *pool, ui
     config.lora = (struct lora_config){rank, alpha, LORA_ALL_TARGETS};
     config.clip = 0;
     config.learning_rate = 1e-3f;
+    config.precision = PRECISION_F32;
     struct lora *lora = golden_lora(model, rank, alpha, span, b_zero);
     assert_int_equal(trainer_create(model, pool, &config, lora, &trainer, NULL), ATTUNE_OK);
     lora_destroy(lora);
@@ -472,7 +525,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tiny_llama),      cmocka_unit_test(test_tiny_llama3),
         cmocka_unit_test(test_tiny_qwen2),      cmocka_unit_test(test_cache_equals_whole),
-        cmocka_unit_test(test_any_number_of_threads), cmocka_unit_test(test_dropout_gradient),
+        cmocka_unit_test(test_any_threads_any_memory), cmocka_unit_test(test_dropout_gradient),
+        cmocka_unit_test(test_shape_fits),
         cmocka_unit_test(test_real_logits),     cmocka_unit_test(test_real_gradients),
         cmocka_unit_test(test_real_steps),
     };

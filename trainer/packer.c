@@ -1,6 +1,7 @@
 #include "trainer/packer.h"
 
 #include "core/base/random.h"
+#include "trainer/batches.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -66,11 +67,9 @@ size_t packer_fill(struct packer *p, const struct example_set *set, const size_t
     p->batch.T = 0;
     p->batch.n_sequences = 0;
     p->starts[0] = 0;
-    for (; from < n; from++) {
-        const struct example *example = &set->items[rows[from]];
-        assert(rows_of(example) <= p->T_max);
-        if (p->batch.T + rows_of(example) > p->T_max) break;
-        add(p, example, weight, step_key);
+    for (size_t to = batches_end(set, rows, from, n, p->T_max); from < to; from++) {
+        assert(p->batch.T + rows_of(&set->items[rows[from]]) <= p->T_max);
+        add(p, &set->items[rows[from]], weight, step_key);
         p->rows[p->batch.n_sequences++] = from;
         p->starts[p->batch.n_sequences] = p->batch.T;
     }

@@ -1,6 +1,7 @@
 /* One step: conversations packed into micro-batches, their gradients summed, clipped, applied. */
 #include "trainer/trainer.h"
 
+#include "core/base/fault.h"
 #include "core/base/random.h"
 #include "trainer/packer.h"
 
@@ -13,16 +14,23 @@ static void take(struct trainer *t, struct arena *arena, size_t n) {
     t->adamw.m = ARENA_TAKE(arena, float, n);
     t->adamw.v = ARENA_TAKE(arena, float, n);
     t->adamw.n = n;
+    t->partial = ARENA_TAKE(arena, double, adamw_partials(n));
     t->views = ARENA_TAKE(arena, struct layer_gradients, t->model->L);
 }
 
-size_t trainer_state_bytes(const struct model *model, const struct lora_config *config) {
-    return 4 * sizeof(float) * lora_count(model, config->rank, config->targets);
+size_t trainer_state_bytes(const struct model *model, const struct train_config *config) {
+    struct trainer counted = {.model = model};
+    size_t n = lora_count(model, config->lora.rank, config->lora.targets);
+    take(&counted, &counted.arena, n);
+    return n * sizeof(float) + counted.arena.used + packer_bytes(config->micro_tokens) + sizeof counted;
 }
 
-size_t trainer_bytes(const struct model *model, int threads, const struct train_config *config) {
-    return trainer_state_bytes(model, &config->lora) + packer_bytes(config->micro_tokens) +
-           training_pass_bytes(model, threads, config->micro_tokens, config->lora.rank, 1);
+struct pass_shape trainer_pass_shape(const struct model *model, int threads, const struct train_config *config,
+                                     size_t bytes) {
+    struct pass_shape shape = {.T_max = config->micro_tokens, .R_max = config->lora.rank, .backward = 1,
+                               .dropout = config->dropout > 0.0f, .precision = config->precision};
+    pass_shape_fit(&shape, model, threads, bytes);
+    return shape;
 }
 
 static int check_config(const struct train_config *c, attune_error *err) {
@@ -48,6 +56,7 @@ int trainer_create(const struct model *model, struct pool *pool, const struct tr
     t->model = model;
     t->pool = pool;
     t->config = *config;
+    t->activation_bytes = SIZE_MAX;
     code = lora_create(model, &config->lora, &t->lora, err);
     if (code != ATTUNE_OK) goto out;
     if (start && (start->n != t->lora->n || memcmp(&start->config, &config->lora, sizeof config->lora) != 0)) {
@@ -99,12 +108,6 @@ void trainer_release(struct trainer *t) {
     t->pass = NULL;
 }
 
-static double norm_of(const float *x, size_t n) {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
-    return sqrt(sum);
-}
-
 /* Sum of gradients over all micro-batches of the step; *loss: mean over rows of their means. */
 static int accumulate(struct trainer *t, const struct example_set *set, const size_t *rows, size_t n,
                       double *loss, size_t *tokens, attune_error *err) {
@@ -126,26 +129,29 @@ static int accumulate(struct trainer *t, const struct example_set *set, const si
     return ATTUNE_OK;
 }
 
+static int create_pass(struct trainer *t, attune_error *err) {
+    struct pass_shape shape = trainer_pass_shape(t->model, pool_threads(t->pool), &t->config, t->activation_bytes);
+    return training_pass_create(t->model, t->pool, &shape, &t->pass, err);
+}
+
 int trainer_step(struct trainer *t, const struct example_set *set, const size_t *rows, size_t n, float learning_rate,
                  double *loss, size_t *tokens, attune_error *err) {
-    int code = ATTUNE_OK;
-    if (!t->pass)
-        code = training_pass_create(t->model, t->pool, t->config.micro_tokens, t->config.lora.rank, 1, &t->pass, err);
+    int code = t->pass ? ATTUNE_OK : create_pass(t, err);
     if (code != ATTUNE_OK) return code;
     memset(t->gradient, 0, t->lora->n * sizeof(float));
     code = accumulate(t, set, rows, n, loss, tokens, err);
     if (code != ATTUNE_OK) return code;
-    double norm = norm_of(t->gradient, t->lora->n);
+    double norm = gradient_norm(t->pool, t->gradient, t->lora->n, t->partial);
+    float scale = 1.0f;
+    if (pool_cancelled(t->pool)) return error_set(err, ATTUNE_ERROR_CANCELLED, NULL, "cancelled");
     /* beyond this the second moment, a square, would overflow in f32 */
-    if (!isfinite(*loss) || !(norm < 1e18)) {
+    if (!isfinite(*loss) || !(norm < 1e18) || fault_fails("step.finite")) {
         t->dropped++;
         *loss = NAN;
         return ATTUNE_OK;
     }
-    if (t->config.clip > 0.0f && norm > (double)t->config.clip) {
-        float scale = (float)((double)t->config.clip / norm);
-        for (size_t i = 0; i < t->lora->n; i++) t->gradient[i] *= scale;
-    }
-    adamw_update(&t->adamw, t->lora->parameters, t->gradient, &t->config, learning_rate);
+    if (t->config.clip > 0.0f && norm > (double)t->config.clip) scale = (float)((double)t->config.clip / norm);
+    adamw_update(&t->adamw, t->pool, t->lora->parameters, t->gradient, scale, &t->config, learning_rate,
+                 t->partial);
     return ATTUNE_OK;
 }

@@ -44,6 +44,7 @@ struct train_config {
     size_t max_tokens; /* of one text */
     size_t micro_tokens; /* packed at once through the layers, at least max_tokens */
     uint64_t seed;
+    enum precision precision; /* of products with the frozen base, forward and backward */
 };
 void train_config_default(struct train_config *config);
 /* Learning rate of step (from 0) out of `steps`. */
@@ -54,8 +55,13 @@ struct adamw {
     size_t n, step; /* step: updates done */
     float *m, *v;   /* (n) */
 };
-void adamw_update(struct adamw *adamw, float *parameters, const float *gradient, const struct train_config *config,
-                  float learning_rate);
+/* Whole, also when the pool is cancelled meanwhile. The gradient is multiplied with `scale` first. partial:
+ * adamw_partials(n) of scratch. */
+size_t adamw_partials(size_t n);
+void adamw_update(struct adamw *adamw, struct pool *pool, float *parameters, const float *gradient, float scale,
+                  const struct train_config *config, float learning_rate, double *partial);
+/* L2 norm of x(n), a sum in double in one fixed order; void when the pool is cancelled. */
+double gradient_norm(struct pool *pool, const float *x, size_t n, double *partial);
 
 /* ---- training ---- */
 struct trainer {
@@ -65,8 +71,11 @@ struct trainer {
     struct lora *lora;          /* being trained; owned */
     struct adamw adamw;
     float *gradient;            /* (n) */
+    double *partial;            /* adamw_partials(n) */
     struct layer_gradients *views; /* (L) into gradient */
     struct training_pass *pass; /* NULL until a step needs it */
+    size_t activation_bytes;    /* that the pass may take, as pass_shape_fit; set before a step. No result hangs on it.
+                                 * SIZE_MAX at first: every layer's activations are kept */
     struct arena arena;
     struct packer *packer;
     size_t dropped;             /* steps whose loss or gradient was not finite: no update was made */
@@ -79,26 +88,38 @@ void trainer_destroy(struct trainer *trainer);
 void trainer_reset(struct trainer *trainer, const struct lora *start);
 /* Gives the activations' memory back; the next step takes it again. */
 void trainer_release(struct trainer *trainer);
-/* Peak of parameters, moments and activations; of the first two alone. */
-size_t trainer_state_bytes(const struct model *model, const struct lora_config *config);
-size_t trainer_bytes(const struct model *model, int threads, const struct train_config *config);
+/* What trainer_create takes, and what the first step takes on top of it when it may take `bytes`. */
+size_t trainer_state_bytes(const struct model *model, const struct train_config *config);
+struct pass_shape trainer_pass_shape(const struct model *model, int threads, const struct train_config *config,
+                                     size_t bytes);
 /* One optimizer step over the examples named by rows[0..n). loss: mean over the examples of their mean
  * nats per token. tokens: put through. Cancelled: ATTUNE_ERROR_CANCELLED and nothing has changed. A loss or
  * gradient that is not finite: *loss is NaN, no update, `dropped` counts it. */
 int trainer_step(struct trainer *trainer, const struct example_set *set, const size_t *rows, size_t n,
                  float learning_rate, double *loss, size_t *tokens, attune_error *err);
-/* Forward only, per-row sums of nats: nll(n) for rows[0..n). */
-int trainer_evaluate(struct training_pass *pass, struct packer *packer, const struct weights *weights,
-                     const struct example_set *set, const size_t *rows, size_t n, double *nll, attune_error *err);
 
 /* ---- evaluation without training ---- */
-struct evaluator {
-    struct training_pass *pass;
-    struct packer *packer;
+struct evaluator_shape {
+    size_t micro_tokens, rank_max;
+    size_t together; /* micro-batches that go through each layer before the next, at least 1: for layers that are made
+                      * when they are reached */
 };
-int evaluator_create(const struct model *model, struct pool *pool, size_t micro_tokens, size_t rank_max,
+struct evaluator {
+    struct evaluator_shape shape;
+    struct training_pass *pass;
+    struct packer **packers; /* (together) */
+};
+/* bytes: that it may take, as pass_shape_fit; no result hangs on it. */
+int evaluator_create(const struct model *model, struct pool *pool, const struct evaluator_shape *shape, size_t bytes,
                      struct evaluator *out, attune_error *err);
 void evaluator_free(struct evaluator *evaluator);
+size_t evaluator_bytes(const struct model *model, int threads, const struct evaluator_shape *shape, size_t bytes);
+/* Forward only, per-row sums of nats: nll(n) for rows[0..n). maker: of layers that are not those of weights, or NULL.*/
+int evaluator_run(struct evaluator *evaluator, const struct weights *weights, const struct layer_maker *maker,
+                  const struct example_set *set, const size_t *rows, size_t n, double *nll, attune_error *err);
+/* How many of rows go through the layers together: where evaluator_run may be cut without a difference. */
+size_t evaluator_rows(const struct evaluator_shape *shape, const struct example_set *set, const size_t *rows,
+                      size_t n);
 
 /* ---- checkpoints: GGUF with parameters, moments and the caller's own state (JSON text) ---- */
 /* All but the last moment: written, synced and verified beside `path`. The caller puts it in place with

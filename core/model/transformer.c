@@ -5,9 +5,9 @@
  *   h2 = norm(x2);  a = silu(h2 Wg^T) * (h2 Wu^T)
  *   y  = x2 + a Wd^T
  *
- * with a low-rank pair beside any of the seven matrices. Training keeps each layer's x (a
- * checkpoint) and computes the rest again on the way back, so activations cost L T C floats and one
- * layer's worth; the last layer's are still there and are not computed twice. */
+ * with a low-rank pair beside any of the seven matrices. Training keeps each layer's x (a checkpoint), and of
+ * the last layers all that costs a product to have again: q, k, v, o, x2, gate, up. Other layers compute that again
+ * on the way back. Norms and a are computed again in any case: they are cheap, and as large as what is kept. */
 #include "core/model/transformer.h"
 
 #include <assert.h>
@@ -16,37 +16,51 @@
 
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
-/* ---- activations of one layer, T rows each ---- */
+/* ---- memory of a layer, T rows each ---- */
 
+/* What a layer's backward needs of its forward and cannot have cheaply. */
 struct activations {
-    float *h1, *q, *k, *v, *o, *x2, *h2, *gate, *up, *act; /* widths C, HD, KVD, KVD, HD, C, C, F, F, F */
-    float *xa[TARGET_COUNT];                               /* (T, R) x A^T of each pair */
-    float *dropped;                                        /* (T, widest input), NULL without dropout */
+    float *q, *k, *v, *o, *x2, *gate, *up; /* widths HD, KVD, KVD, HD, C, F, F; q and k rotated */
+    float *xa[TARGET_COUNT];               /* (T, R) x A^T of each pair */
+};
+
+/* What is of use only while a layer is worked on. */
+struct workspace {
+    float *h;       /* (T, C) x or x2, normed; between the layers the supervised rows, normed */
+    float *act;     /* (T, F) */
+    float *dropped; /* (T, widest input), NULL without dropout */
+    /* backward: */
+    float *dx, *dh; /* (T, C) of the layer's output, then of its input; of h */
+    float *dyb;     /* (T, R) */
 };
 
 static size_t input_width(const struct model *m, enum target target) {
     return target == TARGET_OUTPUT ? m->H * m->D : target == TARGET_DOWN ? m->F : m->C;
 }
 
+/* Floats a row that attention's derivatives take: do, dq, dk, dv, and dkv (2, H, T, D). */
+static size_t attention_floats(const struct model *m) { return 4 * m->H * m->D + 2 * m->KV * m->D; }
+
 static void take_activations(struct arena *arena, struct activations *a, const struct model *m, size_t T, size_t R) {
     size_t heads = m->H * m->D, kv = m->KV * m->D;
-    a->h1 = ARENA_TAKE(arena, float, T * m->C);
     a->q = ARENA_TAKE(arena, float, T * heads);
     a->k = ARENA_TAKE(arena, float, T * kv);
     a->v = ARENA_TAKE(arena, float, T * kv);
     a->o = ARENA_TAKE(arena, float, T * heads);
     a->x2 = ARENA_TAKE(arena, float, T * m->C);
-    a->h2 = ARENA_TAKE(arena, float, T * m->C);
-    a->gate = ARENA_TAKE(arena, float, T * m->F);
-    a->up = ARENA_TAKE(arena, float, T * m->F);
-    a->act = ARENA_TAKE(arena, float, T * m->F);
+    /* gate and up side by side: once their derivatives are used up, attention's lie there */
+    a->gate = ARENA_TAKE(arena, float, T * max_size(2 * m->F, attention_floats(m)));
+    a->up = a->gate ? a->gate + T * m->F : NULL;
     for (int t = 0; t < TARGET_COUNT; t++) a->xa[t] = ARENA_TAKE(arena, float, T * R);
-    a->dropped = ARENA_TAKE(arena, float, T * max_size(m->F, max_size(m->C, heads)));
 }
 
-static size_t scratch_floats(const struct model *m, size_t T) {
-    size_t cols = max_size(max_size(m->C, m->F), m->H * m->D);
-    return ops_scratch_floats(T, max_size(m->V, m->F), cols, m->D);
+static size_t widest_input(const struct model *m) { return max_size(m->F, max_size(m->C, m->H * m->D)); }
+
+/* T rows meet the layers' matrices, head_rows of them the head. */
+static size_t packed_bytes(const struct model *m, const struct ops *ops, size_t T, size_t head_rows, size_t R) {
+    size_t wide = widest_input(m);
+    return max_size(ops_packed_bytes(ops->kernels, ops->product, T, wide, wide, R),
+                    ops_packed_bytes(ops->kernels, ops->product, head_rows, m->V, m->C, R));
 }
 
 /* ---- a layer forward ---- */
@@ -56,7 +70,8 @@ struct layer_run {
     const struct model *model;
     const struct model_layer *layer;
     const struct layer_pairs *pairs; /* NULL: none */
-    struct activations *a;
+    const struct activations *a;
+    const struct workspace *work;
     size_t index, T;
     const int32_t *positions;
     const float *table;
@@ -79,12 +94,12 @@ static uint64_t dropout_key_of(const struct layer_run *r, enum target target) {
     return r->dropout_key + r->index * TARGET_COUNT + target;
 }
 
-/* What the pair sees: x, or x after dropout (in a->dropped). */
+/* What the pair sees: x, or x after dropout (in work->dropped). */
 static const float *pair_input(const struct layer_run *r, enum target target, const float *x) {
     if (r->dropout == 0.0f) return x;
-    dropout_apply(r->ops, r->a->dropped, x, r->dropout, dropout_key_of(r, target), r->keys, r->T,
+    dropout_apply(r->ops, r->work->dropped, x, r->dropout, dropout_key_of(r, target), r->keys, r->T,
                   input_width(r->model, target));
-    return r->a->dropped;
+    return r->work->dropped;
 }
 
 static void add_pair(const struct layer_run *r, enum target target, float *y, const float *x) {
@@ -95,12 +110,14 @@ static void add_pair(const struct layer_run *r, enum target target, float *y, co
 }
 
 static void project(const struct layer_run *r, const enum target *targets, float *const *y, size_t n, const float *x) {
-    struct linear jobs[3] = {0};
-    assert(n <= 3);
+    struct linear jobs[LINEAR_GROUP] = {0};
+    int together = r->dropout == 0.0f; /* else the pair sees another x */
+    assert(n <= LINEAR_GROUP);
     for (size_t i = 0; i < n; i++)
-        jobs[i] = (struct linear){y[i], x, &r->layer->linear[targets[i]], r->layer->bias[targets[i]]};
+        jobs[i] = (struct linear){y[i], x, &r->layer->linear[targets[i]], r->layer->bias[targets[i]],
+                                  together ? pair_of(r, targets[i]) : NULL, r->a->xa[targets[i]]};
     linear_forward_group(r->ops, jobs, n, r->T);
-    for (size_t i = 0; i < n; i++) add_pair(r, targets[i], y[i], x);
+    for (size_t i = 0; i < n && !together; i++) add_pair(r, targets[i], y[i], x);
 }
 
 /* New rows of k and v into the cache: (T, KV, D) -> (KV, context, D). */
@@ -114,7 +131,7 @@ static void cache_store(const struct layer_run *r, float *cache, const float *ro
 
 static void attend(const struct layer_run *r) {
     const struct model *m = r->model;
-    struct activations *a = r->a;
+    const struct activations *a = r->a;
     if (r->starts) {
         attention_forward(r->ops, a->o, a->q, a->k, a->v, r->starts, r->n_sequences, m->H, m->KV, m->D);
         return;
@@ -126,103 +143,100 @@ static void attend(const struct layer_run *r) {
                      r->cache->context, m->H, m->KV, m->D);
 }
 
+static void norm_attention(const struct layer_run *r, const float *x) {
+    const struct model *m = r->model;
+    rms_norm_forward(r->ops, r->work->h, x, r->layer->attn_norm, m->eps, r->T, m->C);
+}
+static void norm_ffn(const struct layer_run *r) {
+    const struct model *m = r->model;
+    rms_norm_forward(r->ops, r->work->h, r->a->x2, r->layer->ffn_norm, m->eps, r->T, m->C);
+}
+static void activate(const struct layer_run *r) {
+    swiglu_forward(r->ops, r->work->act, r->a->gate, r->a->up, r->T * r->model->F);
+}
+
 /* All that the backward needs but x A^T of the last matrix, which only layer_forward multiplies with. */
 static void layer_activate(const struct layer_run *r, const float *x) {
     const struct model *m = r->model;
-    struct activations *a = r->a;
-    rms_norm_forward(r->ops, a->h1, x, r->layer->attn_norm, m->eps, r->T, m->C);
-    project(r, (enum target[]){TARGET_Q, TARGET_K, TARGET_V}, (float *[]){a->q, a->k, a->v}, 3, a->h1);
+    const struct activations *a = r->a;
+    norm_attention(r, x);
+    project(r, (enum target[]){TARGET_Q, TARGET_K, TARGET_V}, (float *[]){a->q, a->k, a->v}, 3, r->work->h);
     rope_apply(r->ops, a->q, r->positions, r->table, &m->rope, m->H, m->D, r->T, 0);
     rope_apply(r->ops, a->k, r->positions, r->table, &m->rope, m->KV, m->D, r->T, 0);
     attend(r);
-    project(r, (enum target[]){TARGET_OUTPUT}, &a->x2, 1, a->o);
+    project(r, (enum target[]){TARGET_OUTPUT}, (float *[]){a->x2}, 1, a->o);
     add_rows(r->ops, a->x2, x, r->T * m->C);
-    rms_norm_forward(r->ops, a->h2, a->x2, r->layer->ffn_norm, m->eps, r->T, m->C);
-    project(r, (enum target[]){TARGET_GATE, TARGET_UP}, (float *[]){a->gate, a->up}, 2, a->h2);
-    swiglu_forward(r->ops, a->act, a->gate, a->up, r->T * m->F);
+    norm_ffn(r);
+    project(r, (enum target[]){TARGET_GATE, TARGET_UP}, (float *[]){a->gate, a->up}, 2, r->work->h);
+    activate(r);
 }
 
 /* y may be x's own memory: x is used up by then. */
 static void layer_forward(const struct layer_run *r, float *y, const float *x) {
     layer_activate(r, x);
-    project(r, (enum target[]){TARGET_DOWN}, &y, 1, r->a->act);
+    project(r, (enum target[]){TARGET_DOWN}, &y, 1, r->work->act);
     add_rows(r->ops, y, r->a->x2, r->T * r->model->C);
 }
 
 /* ---- a layer backward ---- */
 
-struct derivatives {
-    float *dx, *dh;            /* (T, C): of the layer's output, then of its input; of a norm's output */
-    float *dq, *dk, *dv, *do_; /* as q, k, v, o */
-    float *dgate, *dup, *dact; /* (T, F) */
-    float *dkv;                /* (2, H, T, D) */
-    float *dyb;                /* (T, R) */
-};
-
-static void take_derivatives(struct arena *arena, struct derivatives *d, const struct model *m, size_t T, size_t R) {
-    size_t heads = m->H * m->D, kv = m->KV * m->D;
-    d->dx = ARENA_TAKE(arena, float, T * m->C);
-    d->dh = ARENA_TAKE(arena, float, T * m->C);
-    d->dq = ARENA_TAKE(arena, float, T * heads);
-    d->dk = ARENA_TAKE(arena, float, T * kv);
-    d->dv = ARENA_TAKE(arena, float, T * kv);
-    d->do_ = ARENA_TAKE(arena, float, T * heads);
-    d->dgate = ARENA_TAKE(arena, float, T * m->F);
-    d->dup = ARENA_TAKE(arena, float, T * m->F);
-    d->dact = ARENA_TAKE(arena, float, T * m->F);
-    d->dkv = ARENA_TAKE(arena, float, 2 * T * heads);
-    d->dyb = ARENA_TAKE(arena, float, T * R);
-}
-
-/* dx (+)= dy W + pair's; the pair's dA, dB. dx NULL: nobody asks for it. */
-static void project_backward(const struct layer_run *r, const struct derivatives *d, struct layer_gradients *gradients,
-                             enum target target, float *dx, const float *dy, const float *x, int accumulate) {
+/* dx (+)= dy W + pair's; the pair's dA, dB. dx NULL: nobody asks for it. dx may be x's own memory when it does not
+ * accumulate: x is used up first. */
+static void project_backward(const struct layer_run *r, struct layer_gradients *gradients, enum target target,
+                             float *dx, const float *dy, const float *x, int accumulate) {
     const struct matrix *w = &r->layer->linear[target];
     const struct low_rank *pair = pair_of(r, target);
-    if (dx) linear_backward(r->ops, dx, dy, w, r->T, accumulate);
-    if (!pair) return;
-    const struct low_rank_gradient *gradient = gradients ? &gradients->target[target] : NULL;
-    if (r->dropout == 0.0f) {
-        low_rank_backward(r->ops, dx, dy, x, r->a->xa[target], d->dyb, pair, gradient, w->rows, w->cols, r->T);
-        return;
-    }
+    const struct low_rank_gradient *gradient = &gradients->target[target];
+    const float *xa = r->a->xa[target];
+    float *dyb = r->work->dyb, *through = r->work->dropped;
+    int together = pair && dx && r->dropout == 0.0f, apart = pair && (!together || dx == x);
+    if (apart)
+        low_rank_backward(r->ops, NULL, dy, pair_input(r, target, x), xa, dyb, pair, gradient, w->rows, w->cols, r->T);
+    if (dx) linear_backward(r->ops, dx, dy, w, together ? pair : NULL, dyb, r->T, accumulate);
+    if (together && !apart) low_rank_gradients(r->ops, dy, x, xa, dyb, pair, gradient, w->rows, w->cols, r->T);
+    if (!pair || !dx || together) return;
     /* The pair saw dropout(x): its dx goes through the same mask. */
-    low_rank_backward(r->ops, NULL, dy, pair_input(r, target, x), r->a->xa[target], d->dyb, pair, gradient, w->rows,
-                      w->cols, r->T);
-    if (!dx) return;
-    float *through = r->a->dropped;
     memset(through, 0, r->T * w->cols * sizeof(float));
-    low_rank_backward(r->ops, through, dy, NULL, NULL, d->dyb, pair, NULL, w->rows, w->cols, r->T);
+    low_rank_backward(r->ops, through, dy, NULL, NULL, dyb, pair, NULL, w->rows, w->cols, r->T);
     dropout_apply(r->ops, through, through, r->dropout, dropout_key_of(r, target), r->keys, r->T, w->cols);
     add_rows(r->ops, dx, through, r->T * w->cols);
 }
 
-/* d->dx is dy on entry and dx on return. Activations are those of layer_activate(x). first: the layer
- * over the frozen embedding, whose dx nobody asks for. */
-static void layer_backward(const struct layer_run *r, struct derivatives *d, struct layer_gradients *g, const float *x,
-                           int first) {
+/* o = attention(rotated q, k, v): do is in place of gate, dq, dk, dv behind it. */
+static void attend_backward(const struct layer_run *r, const float *do_, float *dq, float *dk, float *dv) {
     const struct model *m = r->model;
-    struct activations *a = r->a;
+    const struct activations *a = r->a;
+    float *dkv = dv + r->T * m->KV * m->D;
+    attention_backward(r->ops, dq, dk, dv, dkv, do_, a->q, a->k, a->v, r->starts, r->n_sequences, m->H, m->KV, m->D);
+    rope_apply(r->ops, dq, r->positions, r->table, &m->rope, m->H, m->D, r->T, 1);
+    rope_apply(r->ops, dk, r->positions, r->table, &m->rope, m->KV, m->D, r->T, 1);
+}
+
+/* work->dx is dy on entry and dx on return. Activations, act and h are those of layer_activate(x), and are used up:
+ * derivatives take their places. first: the layer over the frozen embedding, whose dx nobody asks for. */
+static void layer_backward(const struct layer_run *r, struct layer_gradients *g, const float *x, int first) {
+    const struct model *m = r->model;
+    const struct activations *a = r->a;
+    const struct workspace *w = r->work;
     size_t T = r->T;
     /* y = x2 + act Wd^T;  act = silu(gate) up */
-    project_backward(r, d, g, TARGET_DOWN, d->dact, d->dx, a->act, 0);
-    swiglu_backward(r->ops, d->dgate, d->dup, d->dact, a->gate, a->up, T * m->F);
-    /* gate, up = h2 W^T;  h2 = norm(x2) */
-    project_backward(r, d, g, TARGET_GATE, d->dh, d->dgate, a->h2, 0);
-    project_backward(r, d, g, TARGET_UP, d->dh, d->dup, a->h2, 1);
-    rms_norm_backward(r->ops, d->dx, d->dh, a->x2, r->layer->ffn_norm, m->eps, T, m->C);
+    project_backward(r, g, TARGET_DOWN, w->act, w->dx, w->act, 0);
+    swiglu_backward(r->ops, a->gate, a->up, w->act, a->gate, a->up, T * m->F);
+    /* gate, up = h W^T;  h = norm(x2) */
+    project_backward(r, g, TARGET_GATE, w->dh, a->gate, w->h, 0);
+    project_backward(r, g, TARGET_UP, w->dh, a->up, w->h, 1);
+    rms_norm_backward(r->ops, w->dx, w->dh, a->x2, r->layer->ffn_norm, m->eps, T, m->C);
     /* x2 = x + o Wo^T;  o = attention(q, k, v) */
-    project_backward(r, d, g, TARGET_OUTPUT, d->do_, d->dx, a->o, 0);
-    attention_backward(r->ops, d->dq, d->dk, d->dv, d->dkv, d->do_, a->q, a->k, a->v, r->starts, r->n_sequences, m->H,
-                       m->KV, m->D);
-    rope_apply(r->ops, d->dq, r->positions, r->table, &m->rope, m->H, m->D, T, 1);
-    rope_apply(r->ops, d->dk, r->positions, r->table, &m->rope, m->KV, m->D, T, 1);
-    /* q, k, v = h1 W^T;  h1 = norm(x) */
-    float *dh = first ? NULL : d->dh;
-    project_backward(r, d, g, TARGET_Q, dh, d->dq, a->h1, 0);
-    project_backward(r, d, g, TARGET_K, dh, d->dk, a->h1, 1);
-    project_backward(r, d, g, TARGET_V, dh, d->dv, a->h1, 1);
-    if (!first) rms_norm_backward(r->ops, d->dx, d->dh, x, r->layer->attn_norm, m->eps, T, m->C);
+    float *do_ = a->gate, *dq = do_ + T * m->H * m->D, *dk = dq + T * m->H * m->D, *dv = dk + T * m->KV * m->D;
+    project_backward(r, g, TARGET_OUTPUT, do_, w->dx, a->o, 0);
+    attend_backward(r, do_, dq, dk, dv);
+    /* q, k, v = h W^T;  h = norm(x) */
+    float *dh = first ? NULL : w->dh;
+    norm_attention(r, x);
+    project_backward(r, g, TARGET_Q, dh, dq, w->h, 0);
+    project_backward(r, g, TARGET_K, dh, dk, w->h, 1);
+    project_backward(r, g, TARGET_V, dh, dv, w->h, 1);
+    if (!first) rms_norm_backward(r->ops, w->dx, w->dh, x, r->layer->attn_norm, m->eps, T, m->C);
 }
 
 /* ---- training and evaluation ---- */
@@ -231,52 +245,110 @@ struct training_pass {
     const struct model *model;
     struct ops ops;
     struct arena arena;
-    size_t T_max, R_max;
-    int backward;
-    float *checkpoints; /* (L + 1, T, C) with backward, else two of them in turn */
+    struct pass_shape shape;
+    float *x; /* backward: (L + 1, T, C), each layer's; else (together, T, C), each batch's */
     float *table;
-    struct activations a;
-    struct derivatives d;
-    /* supervised positions, gathered */
-    float *hidden, *normed, *dnormed; /* (T, C) */
+    struct activations *a; /* (kept), the last layer's first */
+    struct workspace work;
+    /* of the supervised positions */
     float *row_losses, *row_weights;
     int32_t *row_targets;
     size_t *rows;
-    float *logits; /* (head_loss_chunk, V) */
+    float *logits; /* (head_rows, V) */
 };
+
+/* Activations and workspace, but for h; and the logits: while they exist, the layers' memory has nothing in it that is
+ * still needed, except kept activations. So they share. */
+static void take_layers(struct training_pass *p, size_t R) {
+    const struct model *m = p->model;
+    struct arena *arena = &p->arena;
+    size_t T = p->shape.T_max, from, kept = p->shape.backward ? p->shape.kept : 1;
+    p->a = ARENA_TAKE(arena, struct activations, kept);
+    struct activations counted;
+    if (p->shape.backward)
+        for (size_t i = 0; i < kept; i++) take_activations(arena, p->a ? &p->a[i] : &counted, m, T, R);
+    from = arena->used;
+    if (!p->shape.backward) take_activations(arena, p->a ? p->a : &counted, m, T, R);
+    p->work.act = ARENA_TAKE(arena, float, T * m->F);
+    p->work.dropped = p->shape.dropout ? ARENA_TAKE(arena, float, T * widest_input(m)) : NULL;
+    if (p->shape.backward) {
+        p->work.dx = ARENA_TAKE(arena, float, T * m->C);
+        p->work.dh = ARENA_TAKE(arena, float, T * m->C);
+        p->work.dyb = ARENA_TAKE(arena, float, T * R);
+    }
+    size_t to = arena->used;
+    arena->used = from;
+    p->logits = ARENA_TAKE(arena, float, p->shape.head_rows * m->V);
+    arena->used = max_size(arena->used, to);
+}
 
 static void take_training(struct training_pass *p, int threads) {
     const struct model *m = p->model;
+    const struct pass_shape *s = &p->shape;
     struct arena *arena = &p->arena;
-    size_t T = p->T_max;
-    p->ops.scratch_floats = scratch_floats(m, T);
+    size_t T = s->T_max;
+    p->ops.scratch_floats = ops_scratch_floats(p->ops.product, T, m->D);
     p->ops.scratch = ARENA_TAKE(arena, float, (size_t)threads * p->ops.scratch_floats);
-    p->checkpoints = ARENA_TAKE(arena, float, (p->backward ? m->L + 1 : 1) * T * m->C);
+    p->ops.packed = ARENA_TAKE(arena, unsigned char, packed_bytes(m, &p->ops, T, s->head_rows, max_size(s->R_max, 1)));
+    p->x = ARENA_TAKE(arena, float, (s->backward ? m->L + 1 : max_size(s->together, 1)) * T * m->C);
     p->table = ARENA_TAKE(arena, float, T * m->rope.dims);
-    take_activations(arena, &p->a, m, T, p->R_max);
-    if (p->backward) take_derivatives(arena, &p->d, m, T, p->R_max);
-    p->hidden = ARENA_TAKE(arena, float, T * m->C);
-    p->normed = ARENA_TAKE(arena, float, T * m->C);
-    p->dnormed = p->backward ? ARENA_TAKE(arena, float, T * m->C) : NULL;
+    p->work.h = ARENA_TAKE(arena, float, T * m->C);
+    take_layers(p, max_size(s->R_max, 1));
     p->row_losses = ARENA_TAKE(arena, float, T);
     p->row_weights = ARENA_TAKE(arena, float, T);
     p->row_targets = ARENA_TAKE(arena, int32_t, T);
     p->rows = ARENA_TAKE(arena, size_t, T);
-    p->logits = ARENA_TAKE(arena, float, head_loss_chunk *m->V);
 }
 
-size_t training_pass_bytes(const struct model *model, int threads, size_t T_max, size_t R_max, int backward) {
-    struct training_pass counted = {.model = model, .T_max = T_max, .R_max = R_max, .backward = backward};
+static struct training_pass pass_of(const struct model *model, struct pool *pool, const struct pass_shape *shape) {
+    const struct kernels *kernels = kernels_get();
+    return (struct training_pass){
+        .model = model,
+        .shape = *shape,
+        .ops = {.pool = pool, .kernels = kernels, .product = kernels_product(kernels, shape->precision)},
+    };
+}
+
+size_t training_pass_bytes(const struct model *model, int threads, const struct pass_shape *shape) {
+    struct training_pass counted = pass_of(model, NULL, shape);
     take_training(&counted, threads);
-    return counted.arena.used + sizeof counted;
+    return counted.arena.overflow ? SIZE_MAX : counted.arena.used + sizeof counted;
 }
 
-int training_pass_create(const struct model *model, struct pool *pool, size_t T_max, size_t R_max, int backward,
+/* Rows of logits: enough to unpack the head seldom, more than which hardly helps. */
+enum { HEAD_ROWS_LEAST = 16, HEAD_ROWS = 64, HEAD_ROWS_MOST = 256 };
+
+/* *value as large as fits, up to `most`. */
+static void grow(struct pass_shape *shape, size_t *value, size_t most, const struct model *model, int threads,
+                 size_t bytes) {
+    while (*value < most) {
+        ++*value;
+        if (training_pass_bytes(model, threads, shape) <= bytes) continue;
+        --*value;
+        return;
+    }
+}
+
+void pass_shape_fit(struct pass_shape *shape, const struct model *model, int threads, size_t bytes) {
+    size_t T = shape->T_max;
+    shape->kept = shape->head_rows = 1;
+    /* what costs nothing, as the layers' memory is there */
+    grow(shape, &shape->head_rows, T < HEAD_ROWS_MOST ? T : HEAD_ROWS_MOST, model, threads,
+         training_pass_bytes(model, threads, shape));
+    if (shape->head_rows < HEAD_ROWS_LEAST) shape->head_rows = T < HEAD_ROWS_LEAST ? T : HEAD_ROWS_LEAST;
+    grow(shape, &shape->head_rows, T < HEAD_ROWS ? T : HEAD_ROWS, model, threads, bytes);
+    if (!shape->backward) return;
+    grow(shape, &shape->kept, model->L, model, threads, bytes);
+    if (shape->kept == model->L)
+        grow(shape, &shape->head_rows, T < HEAD_ROWS_MOST ? T : HEAD_ROWS_MOST, model, threads, bytes);
+}
+
+int training_pass_create(const struct model *model, struct pool *pool, const struct pass_shape *shape,
                          struct training_pass **out, attune_error *err) {
+    assert(shape->head_rows > 0 && (!shape->backward || (shape->kept > 0 && shape->kept <= model->L)));
     struct training_pass *p = calloc(1, sizeof *p);
     if (!p) return error_set_memory(err, "a training pass", sizeof *p);
-    *p = (struct training_pass){.model = model, .T_max = T_max, .R_max = max_size(R_max, 1), .backward = backward,
-                                .ops = {.pool = pool, .kernels = kernels_get()}};
+    *p = pass_of(model, pool, shape);
     take_training(p, pool_threads(pool));
     int code = arena_commit(&p->arena, "activations", err);
     if (code != ATTUNE_OK) {
@@ -284,7 +356,7 @@ int training_pass_create(const struct model *model, struct pool *pool, size_t T_
         return code;
     }
     take_training(p, pool_threads(pool));
-    rope_table(p->table, &model->rope, T_max);
+    rope_table(p->table, &model->rope, shape->T_max);
     *out = p;
     return ATTUNE_OK;
 }
@@ -295,21 +367,24 @@ void training_pass_destroy(struct training_pass *pass) {
     free(pass);
 }
 
+/* A layer whose activations are not kept uses those of the first that are, which comes later forward and earlier
+ * backward. */
 static struct layer_run run_of(const struct training_pass *p, const struct weights *w, const struct packed_batch *batch,
                                size_t layer, float dropout, uint64_t dropout_key) {
+    size_t kept = p->shape.backward ? p->shape.kept : 1, back = p->model->L - 1 - layer;
     return (struct layer_run){.ops = &p->ops, .model = p->model, .layer = &w->layers[layer],
-                              .pairs = w->pairs ? &w->pairs[layer] : NULL, .a = (struct activations *)(uintptr_t)&p->a,
-                              .index = layer, .T = batch->T, .positions = batch->positions, .table = p->table,
-                              .starts = batch->starts, .n_sequences = batch->n_sequences, .dropout = dropout,
-                              .dropout_key = dropout_key, .keys = batch->keys};
+                              .pairs = w->pairs ? &w->pairs[layer] : NULL, .a = &p->a[back < kept ? back : kept - 1],
+                              .work = &p->work, .index = layer, .T = batch->T, .positions = batch->positions,
+                              .table = p->table, .starts = batch->starts, .n_sequences = batch->n_sequences,
+                              .dropout = dropout, .dropout_key = dropout_key, .keys = batch->keys};
 }
 
-/* x of each layer into the checkpoints; returns the last layer's output. */
+/* x of each layer; returns the last layer's output. */
 static float *forward_layers(struct training_pass *p, const struct weights *w, const struct packed_batch *batch,
                              float dropout, uint64_t dropout_key) {
     const struct model *m = p->model;
-    size_t step = p->backward ? batch->T * m->C : 0;
-    float *x = p->checkpoints;
+    size_t step = p->shape.backward ? batch->T * m->C : 0;
+    float *x = p->x;
     embedding_forward(&p->ops, x, batch->tokens, &m->embedding, batch->T);
     for (size_t l = 0; l < m->L && !pool_cancelled(p->ops.pool); l++, x += step) {
         struct layer_run r = run_of(p, w, batch, l, dropout, dropout_key);
@@ -318,12 +393,12 @@ static float *forward_layers(struct training_pass *p, const struct weights *w, c
     return x;
 }
 
-/* The supervised rows of x, packed together; returns how many. */
-static size_t gather_supervised(struct training_pass *p, const float *x, const struct packed_batch *batch) {
+/* Moves the supervised rows of x to its front; returns how many. */
+static size_t gather_supervised(struct training_pass *p, float *x, const struct packed_batch *batch) {
     size_t n = 0, C = p->model->C;
     for (size_t t = 0; t < batch->T; t++) {
         if (batch->targets[t] < 0) continue;
-        memcpy(p->hidden + n * C, x + t * C, C * sizeof(float));
+        memmove(x + n * C, x + t * C, C * sizeof(float));
         p->row_targets[n] = batch->targets[t];
         p->row_weights[n] = batch->weights ? batch->weights[t] : 0.0f;
         p->rows[n++] = t;
@@ -331,58 +406,107 @@ static size_t gather_supervised(struct training_pass *p, const float *x, const s
     return n;
 }
 
-static void backward_layers(struct training_pass *p, const struct weights *w, const struct packed_batch *batch,
-                            size_t n, float dropout, uint64_t dropout_key, struct layer_gradients *gradients) {
+/* Losses out of the last layer's x, of which the supervised rows are left. With gradient: work->h is that of the
+ * normed rows. Returns how many. */
+static size_t head(struct training_pass *p, float *x, const struct packed_batch *batch, int gradient, float *losses) {
     const struct model *m = p->model;
-    /* the final norm, on supervised rows; then scattered: other rows have no gradient */
-    memset(p->normed, 0, n * m->C * sizeof(float));
-    rms_norm_backward(&p->ops, p->normed, p->dnormed, p->hidden, m->output_norm, m->eps, n, m->C);
-    memset(p->d.dx, 0, batch->T * m->C * sizeof(float));
-    for (size_t i = 0; i < n; i++)
-        memcpy(p->d.dx + p->rows[i] * m->C, p->normed + i * m->C, m->C * sizeof(float));
+    size_t n = gather_supervised(p, x, batch);
+    float *h = p->work.h;
+    rms_norm_forward(&p->ops, h, x, m->output_norm, m->eps, n, m->C);
+    head_loss(&p->ops, p->row_losses, gradient ? h : NULL, p->logits, p->shape.head_rows, h, p->row_targets,
+              p->row_weights, &m->head, n);
+    memset(losses, 0, batch->T * sizeof(float));
+    for (size_t i = 0; i < n; i++) losses[p->rows[i]] = p->row_losses[i];
+    return n;
+}
+
+/* work->dx of the last layer's output; x are its n supervised rows: others have no gradient. */
+static void head_backward(struct training_pass *p, const float *x, size_t T, size_t n) {
+    const struct model *m = p->model;
+    size_t C = m->C;
+    float *dx = p->work.dx;
+    memset(dx, 0, T * C * sizeof(float));
+    rms_norm_backward(&p->ops, dx, p->work.h, x, m->output_norm, m->eps, n, C);
+    for (size_t i = n; i-- > 0;) {
+        if (p->rows[i] == i) break; /* and all before it */
+        memcpy(dx + p->rows[i] * C, dx + i * C, C * sizeof(float));
+        memset(dx + i * C, 0, C * sizeof(float));
+    }
+}
+
+static void backward_layers(struct training_pass *p, const struct weights *w, const struct packed_batch *batch,
+                            float dropout, uint64_t dropout_key, struct layer_gradients *gradients) {
+    const struct model *m = p->model;
     for (size_t l = m->L; l-- > 0 && !pool_cancelled(p->ops.pool);) {
         struct layer_run r = run_of(p, w, batch, l, dropout, dropout_key);
-        const float *x = p->checkpoints + l * batch->T * m->C;
-        if (l + 1 < m->L) {
+        const float *x = p->x + l * batch->T * m->C;
+        if (m->L - 1 - l < p->shape.kept) {
+            activate(&r);
+            norm_ffn(&r);
+        } else {
             layer_activate(&r, x);
-            add_pair(&r, TARGET_DOWN, NULL, p->a.act);
+            add_pair(&r, TARGET_DOWN, NULL, p->work.act);
         }
-        layer_backward(&r, &p->d, &gradients[l], x, l == 0);
+        layer_backward(&r, &gradients[l], x, l == 0);
     }
+}
+
+static int cancelled(const struct training_pass *p, attune_error *err) {
+    return pool_cancelled(p->ops.pool) ? error_set(err, ATTUNE_ERROR_CANCELLED, NULL, "cancelled") : ATTUNE_OK;
 }
 
 int training_pass_run(struct training_pass *p, const struct weights *weights, const struct packed_batch *batch,
                       float dropout, uint64_t dropout_key, struct layer_gradients *gradients, float *losses,
                       attune_error *err) {
-    const struct model *m = p->model;
-    assert(batch->T <= p->T_max && (!gradients || p->backward));
-    memset(losses, 0, batch->T * sizeof(float));
+    assert(batch->T <= p->shape.T_max && (!gradients || p->shape.backward) && (dropout == 0.0f || p->shape.dropout));
     float *x = forward_layers(p, weights, batch, dropout, dropout_key);
-    size_t n = gather_supervised(p, x, batch);
-    rms_norm_forward(&p->ops, p->normed, p->hidden, m->output_norm, m->eps, n, m->C);
-    head_loss(&p->ops, p->row_losses, gradients ? p->dnormed : NULL, p->logits, p->normed, p->row_targets,
-              p->row_weights, &m->head, n);
-    for (size_t i = 0; i < n; i++) losses[p->rows[i]] = p->row_losses[i];
-    if (gradients && n > 0) backward_layers(p, weights, batch, n, dropout, dropout_key, gradients);
-    if (pool_cancelled(p->ops.pool)) return error_set(err, ATTUNE_ERROR_CANCELLED, NULL, "cancelled");
-    return ATTUNE_OK;
+    size_t n = head(p, x, batch, gradients != NULL, losses);
+    if (gradients && n > 0) {
+        head_backward(p, x, batch->T, n);
+        backward_layers(p, weights, batch, dropout, dropout_key, gradients);
+    }
+    return cancelled(p, err);
+}
+
+int training_pass_losses(struct training_pass *p, const struct weights *weights, const struct layer_maker *maker,
+                         const struct packed_batch *const *batches, float *const *losses, size_t n,
+                         attune_error *err) {
+    const struct model *m = p->model;
+    size_t each = p->shape.T_max * m->C;
+    struct model_layer made;
+    assert(n <= (p->shape.backward ? 1 : max_size(p->shape.together, 1)));
+    for (size_t i = 0; i < n; i++) {
+        assert(batches[i]->T <= p->shape.T_max);
+        embedding_forward(&p->ops, p->x + i * each, batches[i]->tokens, &m->embedding, batches[i]->T);
+    }
+    for (size_t l = 0; l < m->L && !pool_cancelled(p->ops.pool); l++) {
+        int code = maker ? maker->make(maker->user, l, &made, err) : ATTUNE_OK;
+        if (code != ATTUNE_OK) return code;
+        for (size_t i = 0; i < n && !pool_cancelled(p->ops.pool); i++) {
+            struct layer_run r = run_of(p, weights, batches[i], l, 0.0f, 0);
+            if (maker) r.layer = &made;
+            layer_forward(&r, p->x + i * each, p->x + i * each);
+        }
+    }
+    for (size_t i = 0; i < n && !pool_cancelled(p->ops.pool); i++)
+        head(p, p->x + i * each, batches[i], 0, losses[i]);
+    return cancelled(p, err);
 }
 
 int training_pass_logits(struct training_pass *p, const struct weights *weights, const int32_t *tokens, size_t T,
                          float *logits, attune_error *err) {
     const struct model *m = p->model;
-    assert(T <= p->T_max);
+    assert(T <= p->shape.T_max);
     int32_t *positions = malloc(T * sizeof *positions);
     if (!positions) return error_set_memory(err, "positions", T * sizeof *positions);
     for (size_t t = 0; t < T; t++) positions[t] = (int32_t)t;
     size_t starts[2] = {0, T};
     struct packed_batch batch = {.T = T, .n_sequences = 1, .tokens = tokens, .positions = positions, .starts = starts};
     float *x = forward_layers(p, weights, &batch, 0.0f, 0);
-    rms_norm_forward(&p->ops, p->normed, x, m->output_norm, m->eps, T, m->C);
-    linear_forward(&p->ops, logits, p->normed, &m->head, NULL, T);
+    rms_norm_forward(&p->ops, p->work.h, x, m->output_norm, m->eps, T, m->C);
+    linear_forward(&p->ops, logits, p->work.h, &m->head, NULL, T);
     free(positions);
-    if (pool_cancelled(p->ops.pool)) return error_set(err, ATTUNE_ERROR_CANCELLED, NULL, "cancelled");
-    return ATTUNE_OK;
+    return cancelled(p, err);
 }
 
 /* ---- generation ---- */
@@ -416,24 +540,30 @@ struct decoding_pass {
     float *table, *x, *normed;
     int32_t *positions;
     struct activations a;
+    struct workspace work;
 };
 
 static void take_decoding(struct decoding_pass *p, size_t R) {
     const struct model *m = p->model;
-    p->ops.scratch_floats = scratch_floats(m, p->context);
+    p->ops.scratch_floats = ops_scratch_floats(p->ops.product, p->context, m->D);
     p->ops.scratch = ARENA_TAKE(&p->arena, float, (size_t)pool_threads(p->ops.pool) * p->ops.scratch_floats);
+    p->ops.packed = ARENA_TAKE(&p->arena, unsigned char, packed_bytes(m, &p->ops, DECODING_CHUNK, 1, R));
     p->table = ARENA_TAKE(&p->arena, float, p->context * m->rope.dims);
     p->x = ARENA_TAKE(&p->arena, float, DECODING_CHUNK * m->C);
     p->normed = ARENA_TAKE(&p->arena, float, m->C);
     p->positions = ARENA_TAKE(&p->arena, int32_t, DECODING_CHUNK);
     take_activations(&p->arena, &p->a, m, DECODING_CHUNK, R);
+    p->work.h = ARENA_TAKE(&p->arena, float, DECODING_CHUNK * m->C);
+    p->work.act = ARENA_TAKE(&p->arena, float, DECODING_CHUNK * m->F);
 }
 
 int decoding_pass_create(const struct model *model, struct pool *pool, size_t context, size_t R_max,
                          struct decoding_pass **out, attune_error *err) {
     struct decoding_pass *p = calloc(1, sizeof *p);
     if (!p) return error_set_memory(err, "a decoding pass", sizeof *p);
-    *p = (struct decoding_pass){.model = model, .ops = {.pool = pool, .kernels = kernels_get()}, .context = context};
+    const struct kernels *kernels = kernels_get();
+    *p = (struct decoding_pass){.model = model, .context = context,
+                                .ops = {.pool = pool, .kernels = kernels, .product = kernels->exact}};
     take_decoding(p, max_size(R_max, 1));
     int code = arena_commit(&p->arena, "activations", err);
     if (code != ATTUNE_OK) {
@@ -459,7 +589,7 @@ static void decode_chunk(struct decoding_pass *p, const struct weights *w, struc
     embedding_forward(&p->ops, p->x, tokens, &m->embedding, n);
     for (size_t l = 0; l < m->L && !pool_cancelled(p->ops.pool); l++) {
         struct layer_run r = {.ops = &p->ops, .model = m, .layer = &w->layers[l],
-                              .pairs = w->pairs ? &w->pairs[l] : NULL, .a = &p->a, .index = l, .T = n,
+                              .pairs = w->pairs ? &w->pairs[l] : NULL, .a = &p->a, .work = &p->work, .index = l, .T = n,
                               .positions = p->positions, .table = p->table, .cache = cache};
         layer_forward(&r, p->x, p->x);
     }

@@ -35,20 +35,43 @@ struct packed_batch {
     const uint64_t *keys;     /* (T) for dropout; NULL without */
 };
 
+/* What a pass is made for. The last two trade memory for time: results do not depend on them. */
+struct pass_shape {
+    size_t T_max; /* tokens of a batch, positions below it */
+    size_t R_max; /* rank */
+    size_t together; /* batches that training_pass_losses takes at once; 0: one */
+    int backward;    /* 0: losses and logits only, less memory */
+    int dropout;     /* 0: always none */
+    enum precision precision;
+    size_t kept;      /* layers whose activations stay until the backward instead of being computed again: 1 to L */
+    size_t head_rows; /* rows whose logits exist at once, at least 16 or T_max */
+};
+/* Sets kept and head_rows to the best that fit into `bytes`; to the least where not even that fits. */
+void pass_shape_fit(struct pass_shape *shape, const struct model *model, int threads, size_t bytes);
+/* Bytes that training_pass_create would take. */
+size_t training_pass_bytes(const struct model *model, int threads, const struct pass_shape *shape);
+
 struct training_pass;
-/* For batches of up to T_max tokens (and positions below T_max) and ranks up to R_max. backward 0:
- * evaluation only, less memory. The pool is borrowed. */
-int training_pass_create(const struct model *model, struct pool *pool, size_t T_max, size_t R_max, int backward,
+/* The pool is borrowed. */
+int training_pass_create(const struct model *model, struct pool *pool, const struct pass_shape *shape,
                          struct training_pass **out, attune_error *err);
 void training_pass_destroy(struct training_pass *pass);
-/* Bytes that training_pass_create would take. */
-size_t training_pass_bytes(const struct model *model, int threads, size_t T_max, size_t R_max, int backward);
 
 /* losses(T): nats at the supervised positions, 0 elsewhere. gradients (L) accumulate; NULL: loss only.
  * dropout 0: none. ATTUNE_ERROR_CANCELLED when the pool was cancelled: then losses and gradients are void. */
 int training_pass_run(struct training_pass *pass, const struct weights *weights, const struct packed_batch *batch,
                       float dropout, uint64_t dropout_key, struct layer_gradients *gradients, float *losses,
                       attune_error *err);
+
+/* Makes a layer's weights when it is reached; they need to last until the next call. */
+struct layer_maker {
+    int (*make)(void *user, size_t layer, struct model_layer *out, attune_error *err);
+    void *user;
+};
+/* losses[i] of batches[i], i < n <= together: each as training_pass_run gives them. All batches go through a layer
+ * before the next one is made. maker NULL: the layers are those of weights. */
+int training_pass_losses(struct training_pass *pass, const struct weights *weights, const struct layer_maker *maker,
+                         const struct packed_batch *const *batches, float *const *losses, size_t n, attune_error *err);
 /* Logits (T, V) of all positions of one unpacked sequence, for comparisons. */
 int training_pass_logits(struct training_pass *pass, const struct weights *weights, const int32_t *tokens, size_t T,
                          float *logits, attune_error *err);
