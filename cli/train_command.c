@@ -91,8 +91,9 @@ static void print_figures(const attune_job_report *r) {
         cli_field("speed", "%.0f tokens/s over %s tokens of training", r->tokens_per_s, cli_count(r->tokens).text);
     cli_field("time", "%s", cli_duration(r->seconds).text);
     if (r->peak_rss_bytes > 0)
-        cli_field("memory", "%s at most, %s planned", cli_bytes((double)r->peak_rss_bytes).text,
-                  cli_bytes((double)r->planned_rss_bytes).text);
+        cli_field("memory", "%s at most, %s planned; %s of %s layers kept", cli_bytes((double)r->peak_rss_bytes).text,
+                  cli_bytes((double)r->planned_rss_bytes).text, cli_count(r->layers_kept).text,
+                  cli_count(r->layers).text);
 }
 
 static void print_people(const attune_job_report *r) {
@@ -134,7 +135,7 @@ static int train(const struct cli *cli, attune_job_options *options) {
 }
 
 static int run(struct cli *cli, int argc, char **argv) {
-    const char *from = NULL;
+    const char *from = NULL, *precision = NULL;
     bool now = false;
     attune_job_options options;
     ATTUNE_INIT(options);
@@ -144,12 +145,16 @@ static int run(struct cli *cli, int argc, char **argv) {
     cli_option(&a, option_integer("examples", "at most; default all that are eligible", &options.max_examples, 1,
                                   COUNT_MAX));
     cli_option(&a, option_choice("from", "active|fresh", "where to start; default active", &from));
+    cli_option(&a, option_choice("precision", "auto|f32", "of training's large products; default as the settings say",
+                                 &precision));
     cli_option(&a, option_int("threads", "0: all CPUs of this process (default)", &options.threads, 0, THREADS_MAX));
     cli_option(&a, option_unsigned("seed", "S", "of the run; 0: as the settings say (default)", &options.seed));
     cli_option(&a, option_flag("now", "do not wait for a charger; the budgets hold all the same", &now));
     int code = cli_parse(cli, &a, argc, argv);
     if (code != CLI_GO) return code;
     options.from = from && strcmp(from, "fresh") == 0 ? ATTUNE_FROM_FRESH : ATTUNE_FROM_ACTIVE;
+    if (precision)
+        options.precision = strcmp(precision, "f32") == 0 ? ATTUNE_PRECISION_F32 : ATTUNE_PRECISION_AUTO;
     options.now = now;
     options.key_file = cli->key_file;
     return train(cli, &options);

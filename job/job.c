@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 enum { SAMPLE_TOKENS = 256 };
+static const unsigned long long MIB = 1 << 20;
 static const double CHECKPOINT_SECONDS = 0.5, GUARD = 1.15;
 /* Of the store: in slices, so that a cancel need not wait; up to this share of a time budget. */
 static const double MAINTAIN_SECONDS = 0.5, MAINTAIN_SHARE = 0.25;
@@ -30,51 +31,49 @@ static int read_adapter(const attune_job *job, int number, struct lora **out, ch
 
 /* ---- memory ---- */
 
-static size_t lora_bytes(const struct model *model, const struct lora_config *config) {
-    return lora_count(model, config->rank, config->targets) * sizeof(float);
-}
-
-/* opponent: shape of the adapter to beat, NULL: the base. */
-static uint64_t gate_bytes(const struct model *model, const struct settings *s, const struct lora_config *opponent,
-                           int threads) {
-    uint32_t targets = s->train.lora.targets | (opponent ? opponent->targets : 0);
-    size_t rank = opponent && opponent->rank > s->train.lora.rank ? opponent->rank : s->train.lora.rank;
-    uint64_t merged = s->merge == MERGE_NONE ? 0 : merge_bytes(model, targets, s->merge);
-    return trainer_state_bytes(model, &s->train.lora) + merged +
-           training_pass_bytes(model, threads, s->train.micro_tokens, rank, 0);
-}
-
-/* parent 0: the run starts from no adapter. */
-static uint64_t peak_bytes(const struct model *model, const struct settings *s, const struct lora_config *opponent,
-                           int parent, int threads) {
-    /* code, SQLite, the vocabulary's tables, and per thread a stack and OpenBLAS's panels */
-    uint64_t fixed = 40u << 20, each = 6u << 20;
-    uint64_t train = trainer_bytes(model, threads, &s->train), gate = gate_bytes(model, s, opponent, threads);
-    uint64_t adapters = (opponent ? lora_bytes(model, opponent) : 0) + (parent ? lora_bytes(model, &s->train.lora) : 0);
-    return model->gguf->file.size + fixed + each * (uint64_t)threads + adapters + (train > gate ? train : gate);
+static uint64_t ceiling_of(const attune_job_options *options, const struct settings *settings) {
+    return options->memory_bytes ? options->memory_bytes : settings->memory;
 }
 
 /* Before anything of the run's size is taken. */
-static int check_memory(attune_job *job, const struct settings *settings, int parent, attune_error *err) {
-    uint64_t ceiling = job->options.memory_bytes ? job->options.memory_bytes : job->settings.memory;
-    uint64_t peak = peak_bytes(job->model, settings, job->opponent ? &job->opponent->config : NULL, parent,
-                               pool_threads(job->pool));
-    job->report.planned_rss_bytes = peak;
-    if (peak <= ceiling) return ATTUNE_OK;
-    return error_set(
-        err, ATTUNE_ERROR_ARGUMENT, "memory", "this run takes %llu MiB at its peak, %llu are allowed; raise --memory%s",
-        (unsigned long long)(peak >> 20), (unsigned long long)(ceiling >> 20),
-        job->plan.row.number ? ": it was planned with more"
-                             : ", or lower micro_tokens and max_tokens or set merge = none in attune.conf");
+static int plan_memory(attune_job *job, const struct settings *settings, int parent, attune_error *err) {
+    struct memory_needs needs = {.model = job->model, .settings = settings,
+                                 .opponent = job->opponent ? &job->opponent->config : NULL,
+                                 .parent_apart = parent && parent != job->active,
+                                 .threads = pool_threads(job->pool)};
+    uint64_t ceiling = ceiling_of(&job->options, &job->settings);
+    int code = memory_count_rows(job->store, &needs.rows, err);
+    if (code != ATTUNE_OK) return code;
+    memory_plan_make(&needs, ceiling, &job->memory);
+    job->report.planned_rss_bytes = job->memory.peak;
+    job->report.layers = (int64_t)job->model->L;
+    job->report.layers_kept = (int64_t)job->memory.kept;
+    if (job->memory.peak <= ceiling) return ATTUNE_OK;
+    return error_set(err, ATTUNE_ERROR_ARGUMENT, "memory",
+                     "this run takes at least %llu MiB, %llu are allowed; raise --memory%s",
+                     (unsigned long long)(job->memory.least + MIB - 1) / MIB, (unsigned long long)ceiling / MIB,
+                     job->plan.row.number ? ": it was planned so" : ", or lower micro_tokens and max_tokens in "
+                                                                    "attune.conf");
 }
 
 /* ---- opening ---- */
 
 static int check_options(const attune_job_options *o, attune_error *err) {
     if (!(o->time_s >= 0) || !isfinite(o->time_s) || o->max_examples < 0 ||
-        (o->from != ATTUNE_FROM_ACTIVE && o->from != ATTUNE_FROM_FRESH))
+        (o->from != ATTUNE_FROM_ACTIVE && o->from != ATTUNE_FROM_FRESH) || o->precision < ATTUNE_PRECISION_SETTINGS ||
+        o->precision > ATTUNE_PRECISION_F32)
         return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
-                         "impossible job options: time and examples are at least 0, from is active or fresh");
+                         "impossible job options: time and examples are at least 0, from is active or fresh, precision "
+                         "is as the settings say, auto or f32");
+    return ATTUNE_OK;
+}
+
+/* What a call says about a new run goes before what attune.conf says. */
+static int read_settings(const char *home, const attune_job_options *o, struct settings *out, attune_error *err) {
+    int code = settings_read(home, out, err);
+    if (code != ATTUNE_OK) return code;
+    if (o->seed) out->train.seed = o->seed;
+    if (o->precision) out->train.precision = o->precision == ATTUNE_PRECISION_F32 ? PRECISION_F32 : PRECISION_AUTO;
     return ATTUNE_OK;
 }
 
@@ -108,7 +107,7 @@ int attune_job_open(const char *home, const attune_job_options *options, attune_
     if (code == ATTUNE_OK) code = home_resolve(home, job->home, err);
     if (code == ATTUNE_OK) code = home_file(job->home, "checkpoint.gguf", job->checkpoint, err);
     if (code == ATTUNE_OK) code = home_lock(job->home, &job->lock, err);
-    if (code == ATTUNE_OK) code = settings_read(job->home, &job->settings, err);
+    if (code == ATTUNE_OK) code = read_settings(job->home, &job->options, &job->settings, err);
     if (code == ATTUNE_OK) code = kernels_select(err);
     if (code == ATTUNE_OK) code = open_store(job, err);
     if (code == ATTUNE_OK) code = pool_create(job->options.threads, &job->pool, err);
@@ -122,9 +121,9 @@ int attune_job_open(const char *home, const attune_job_options *options, attune_
         attune_job_close(job);
         return code;
     }
-    if (job->options.seed) job->settings.train.seed = job->options.seed;
-    /* Merging, hashing, writing and syncing at the end; measured at about 1 s for 135 M parameters. */
-    job->overhead = 0.5 + 1e-8 * (double)model_parameters(job->model);
+    /* Hashing, writing and syncing at the end; merging; both measured at under 1 s for 135 M parameters. */
+    job->ending = 0.3 + 2e-9 * (double)model_parameters(job->model);
+    job->merging = 5e-9 * (double)model_parameters(job->model);
     snprintf(job->report.state, sizeof job->report.state, "unfinished");
     job->report.loss_before = job->report.loss_after = job->report.loss_interval = NAN;
     *out = job;
@@ -190,11 +189,25 @@ static int check_rows(attune_job *job, attune_error *err) {
     return ATTUNE_OK;
 }
 
-static int create_trainer(attune_job *job, const struct settings *settings, int parent, attune_error *err) {
-    int code = check_memory(job, settings, parent, err);
-    if (code == ATTUNE_OK) code = read_adapter(job, parent, &job->start, job->parent_sha256, err);
+/* The adapter to start from: the active one is there already. */
+static int read_start(attune_job *job, int parent, attune_error *err) {
+    attune_adapter_info info;
+    if (parent == 0 || parent != job->active) return read_adapter(job, parent, &job->start, job->parent_sha256, err);
+    ATTUNE_INIT(info);
+    int code = store_adapter_get(job->store, parent, &info, err);
     if (code != ATTUNE_OK) return code;
-    return trainer_create(job->model, job->pool, &settings->train, job->start, &job->trainer, err);
+    memcpy(job->parent_sha256, info.sha256, sizeof info.sha256);
+    job->start = job->opponent;
+    return ATTUNE_OK;
+}
+
+static int create_trainer(attune_job *job, const struct settings *settings, int parent, attune_error *err) {
+    int code = plan_memory(job, settings, parent, err);
+    if (code == ATTUNE_OK) code = read_start(job, parent, err);
+    if (code != ATTUNE_OK) return code;
+    code = trainer_create(job->model, job->pool, &settings->train, job->start, &job->trainer, err);
+    if (code == ATTUNE_OK) job->trainer->activation_bytes = job->memory.train_bytes;
+    return code;
 }
 
 /* How fast is this machine now? A forward to warm up, one to time, one step to time; then all is as before. */
@@ -214,11 +227,11 @@ static int measure(attune_job *job, attune_error *err) {
         goto out;
     }
     for (size_t i = 0; i < sample.n; i++) rows[i] = i;
-    code = evaluator_create(job->model, job->pool, job->settings.train.micro_tokens, job->settings.train.lora.rank,
-                            &evaluator, err);
+    struct evaluator_shape shape = memory_evaluator_shape(&job->trainer->config, MERGE_NONE, NULL);
+    code = evaluator_create(job->model, job->pool, &shape, job->memory.judge_bytes, &evaluator, err);
     for (int i = 0; i < 2 && code == ATTUNE_OK; i++) {
         from = job_now();
-        code = trainer_evaluate(evaluator.pass, evaluator.packer, &weights, &sample, rows, sample.n, nll, err);
+        code = evaluator_run(&evaluator, &weights, NULL, &sample, rows, sample.n, nll, err);
     }
     double evaluated = job_now() - from;
     if (code != ATTUNE_OK) goto out;
@@ -226,10 +239,14 @@ static int measure(attune_job *job, attune_error *err) {
     from = job_now();
     code = trainer_step(job->trainer, &sample, rows, sample.n, 0.0f, &loss, &tokens, err);
     if (code != ATTUNE_OK) goto out;
-    job->evaluate_rate = (double)tokens / evaluated;
-    job->train_rate = (double)tokens / (job_now() - from);
+    struct work judging = work_of_judging(job->model), training = work_of_training(job->model);
+    size_t micro_tokens = job->settings.train.micro_tokens;
+    pace_assume(&job->judge_pace, work_of_rows(&judging, &sample, rows, sample.n, micro_tokens) / evaluated);
+    pace_assume(&job->train_pace,
+                work_of_rows(&training, &sample, rows, sample.n, micro_tokens) / (job_now() - from));
     trainer_reset(job->trainer, job->start);
 out:
+    trainer_release(job->trainer);
     evaluator_free(&evaluator);
     example_set_free(&sample);
     free(rows);
@@ -266,9 +283,13 @@ static int make_plan(attune_job *job, attune_error *err) {
     code = create_trainer(job, &settings, parent, err);
     if (code == ATTUNE_OK && job->options.time_s > 0) code = measure(job, err);
     if (code != ATTUNE_OK) return code;
-    struct budget budget = {.train_rate = job->train_rate / GUARD, .evaluate_rate = job->evaluate_rate / GUARD,
-                            .overhead = job->overhead + CHECKPOINT_SECONDS, .max_examples = job->options.max_examples};
-    if (job->options.time_s > 0 && job->train_rate > 0)
+    double train_rate = pace_per_second(&job->train_pace), merges = settings.merge == MERGE_NONE ? 0 : FOLDS_MAX;
+    struct budget budget = {.training = work_of_training(job->model), .judging = work_of_judging(job->model),
+                            .train_rate = train_rate / GUARD,
+                            .evaluate_rate = pace_per_second(&job->judge_pace) / GUARD,
+                            .overhead = job->ending + merges * job->merging + CHECKPOINT_SECONDS,
+                            .max_examples = job->options.max_examples};
+    if (job->options.time_s > 0 && train_rate > 0)
         budget.seconds = fmax(job->options.time_s - (job_now() - job->opened), 0.1);
     code = plan_make(&source, &settings, parent, job->parent_sha256, job->active, &budget, &job->plan, reason, err);
     return code == ATTUNE_PAUSED ? waiting(job, reason) : code;
@@ -315,6 +336,15 @@ static int find_plan(attune_job *job, int *found, attune_error *err) {
     return create_trainer(job, &job->plan.settings, run.parent, err);
 }
 
+/* As fast as the run's row says that it was, until this call has measured. */
+static void assume_pace(attune_job *job) {
+    const struct plan *plan = &job->plan;
+    double tokens = 0, work = work_of_rows(&job->training, &plan->examples, plan->train, plan->n_train,
+                                           plan->settings.train.micro_tokens);
+    for (size_t i = 0; i < plan->n_train; i++) tokens += (double)plan->examples.items[plan->train[i]].n;
+    if (plan->row.tokens_per_s > 0 && tokens > 0) pace_assume(&job->train_pace, plan->row.tokens_per_s * work / tokens);
+}
+
 static int begin(attune_job *job, attune_error *err) {
     int found = 0, resumed = 0;
     /* again: an app may have forgotten something since this job was opened */
@@ -325,16 +355,17 @@ static int begin(attune_job *job, attune_error *err) {
     if (code == ATTUNE_OK && found) code = phases_resume(job, &resumed, err);
     job->planned = code == ATTUNE_OK || code == ATTUNE_DONE;
     job->units_before = job->units_done;
-    if (found && job->plan.row.tokens_per_s > 0) {
-        /* as fast as it was, until this call has measured; a forward alone takes about a third */
-        job->train_rate = job->plan.row.tokens_per_s;
-        job->evaluate_rate = 3 * job->train_rate;
-    }
+    if (found && job->planned) assume_pace(job);
     if (!job->planned) phases_free(job);
     return code;
 }
 
 /* ---- stepping ---- */
+
+/* Of the steps of this call; before the first, as the run's row has it. */
+static double tokens_per_second(const attune_job *job) {
+    return job->train_seconds > 0 ? (double)job->tokens / job->train_seconds : fmax(job->plan.row.tokens_per_s, 0);
+}
 
 static void tell(attune_job *job) {
     if (!job->options.on_progress) return;
@@ -348,7 +379,7 @@ static void tell(attune_job *job) {
     progress.steps = job->plan.row.steps;
     if (job->phase < job->n_phases && job->phases[job->phase].kind == PHASE_TRAIN) progress.step = (int64_t)job->unit;
     progress.loss = job->loss;
-    progress.tokens_per_s = job->train_rate;
+    progress.tokens_per_s = tokens_per_second(job);
     progress.seconds_left = phases_seconds_left(job);
     job->options.on_progress(&progress, job->options.user);
 }
@@ -462,6 +493,7 @@ int attune_job_report_get(const attune_job *job, attune_job_report *out, attune_
         r.epochs = run->epochs;
         r.steps = run->steps;
         r.steps_done = r.finished ? run->steps_done : phases_steps_done(job);
+        r.dropped_steps = (int64_t)job->dropped;
     }
     if (r.finished) {
         snprintf(r.state, sizeof r.state, "%s", job->plan.row.state);
@@ -474,9 +506,9 @@ int attune_job_report_get(const attune_job *job, attune_job_report *out, attune_
     return options_write(out, &r, sizeof r, "attune_job_report", err);
 }
 
-/* Of a run that would go on; *found 0: there is none. */
-static int unfinished_settings(const char *home, struct settings *settings, int *parent, int *found,
-                               attune_error *err) {
+/* How many rows there are; and the settings of a run that would go on, *found 0: there is none. */
+static int look_into_store(const char *home, struct settings *settings, int *parent, int *found, uint64_t *rows,
+                           attune_error *err) {
     attune_store *store = NULL;
     struct store_run run;
     struct settings planned = *settings;
@@ -484,8 +516,9 @@ static int unfinished_settings(const char *home, struct settings *settings, int 
     if (code != ATTUNE_OK) return code;
     *found = store_run_last(store, "unfinished", &run, NULL) == ATTUNE_OK &&
              settings_from_configuration(run.configuration, &planned, NULL) == ATTUNE_OK;
+    code = memory_count_rows(store, rows, err);
     attune_store_close(store);
-    if (!*found) return ATTUNE_OK;
+    if (code != ATTUNE_OK || !*found) return code;
     *settings = planned;
     *parent = run.parent;
     return ATTUNE_OK;
@@ -497,23 +530,29 @@ int attune_job_memory(const char *home, const attune_job_options *options, uint6
     struct settings settings;
     struct model *model = NULL;
     struct lora *active = NULL;
+    struct memory_plan plan;
+    uint64_t ceiling = 0, rows = 0;
     int number = 0, parent = 0, found = 0;
     int code = options_read(&o, sizeof o, options, "attune_job_options", err);
     if (code == ATTUNE_OK) code = check_options(&o, err);
     if (code == ATTUNE_OK) code = home_resolve(home, path, err);
-    if (code == ATTUNE_OK) code = settings_read(path, &settings, err);
+    if (code == ATTUNE_OK) code = read_settings(path, &o, &settings, err);
     if (code == ATTUNE_OK) code = kernels_select(err);
     if (code == ATTUNE_OK) code = home_model(path, &settings, FILE_MAP, &model, err);
     if (code == ATTUNE_OK) code = store_current_read(path, &number, sha256, NULL, err);
     if (code == ATTUNE_OK && number) code = home_adapter_read(path, model, number, sha256, &active, err);
-    if (code == ATTUNE_OK) code = unfinished_settings(path, &settings, &parent, &found, err);
+    if (code == ATTUNE_OK) ceiling = ceiling_of(&o, &settings);
+    if (code == ATTUNE_OK) code = look_into_store(path, &settings, &parent, &found, &rows, err);
     if (code == ATTUNE_OK && !found) {
         parent = o.from == ATTUNE_FROM_FRESH ? 0 : number;
         if (parent) settings.train.lora = active->config;
     }
-    if (code == ATTUNE_OK)
-        *bytes = peak_bytes(model, &settings, active ? &active->config : NULL, parent,
-                            o.threads ? o.threads : pool_cpu_count());
+    if (code == ATTUNE_OK) {
+        struct memory_needs needs = {model, &settings, active ? &active->config : NULL, parent && parent != number,
+                                     o.threads ? o.threads : pool_cpu_count(), rows};
+        memory_plan_make(&needs, ceiling, &plan);
+        *bytes = plan.peak;
+    }
     lora_destroy(active);
     model_close(model);
     return code;

@@ -1,6 +1,7 @@
 #include "job/phases.h"
 
 #include "core/base/fault.h"
+#include "trainer/batches.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -9,6 +10,9 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+/* One step that is not finite is noise. So many in a row are a defect of data or settings, and will not heal. */
+enum { DROPPED_MAX = 8 };
 
 double job_now(void) {
     struct timespec t;
@@ -38,8 +42,63 @@ static size_t phase_rows(const attune_job *job, const struct phase *phase, size_
     return 0;
 }
 
+/* Judging takes its rows in the order in which they pack best: what a row is said to be does not hang on it. */
 static void enter_phase(attune_job *job) {
-    if (job->phase < job->n_phases) job->n_rows = phase_rows(job, &job->phases[job->phase], job->rows);
+    job->work_done = 0;
+    job->pieces_done = 0;
+    if (job->phase >= job->n_phases) return;
+    const struct phase *phase = &job->phases[job->phase];
+    job->n_rows = phase_rows(job, phase, job->rows);
+    if (!is_training(phase->kind))
+        batches_order(&job->plan.examples, job->rows, job->n_rows, job->plan.settings.train.micro_tokens);
+}
+
+/* Units of the phase that was entered. */
+static size_t phase_units(const attune_job *job) {
+    return is_training(job->phases[job->phase].kind) ? plan_steps(&job->plan, job->n_rows) : job->n_rows;
+}
+
+/* Rows of a step of the optimizer into step_rows, in the order in which they pack best; returns how many. */
+static size_t take_step(attune_job *job, size_t step) {
+    size_t n = plan_step_rows(&job->plan, job->rows, job->n_rows, step, job->step_rows);
+    batches_order(&job->plan.examples, job->step_rows, n, job->plan.settings.train.micro_tokens);
+    return n;
+}
+
+static struct evaluator_shape judge_shape(const attune_job *job) {
+    const struct settings *s = &job->plan.settings;
+    return memory_evaluator_shape(&s->train, s->merge, job->opponent ? &job->opponent->config : NULL);
+}
+
+/* Of the units of this phase from `unit` on that go through together; *next: the first behind them. */
+static double work_at(attune_job *job, size_t unit, size_t *next) {
+    const struct example_set *set = &job->plan.examples;
+    size_t micro_tokens = job->plan.settings.train.micro_tokens;
+    if (is_training(job->phases[job->phase].kind)) {
+        *next = unit + 1;
+        return work_of_rows(&job->training, set, job->step_rows, take_step(job, unit), micro_tokens);
+    }
+    struct evaluator_shape shape = judge_shape(job);
+    *next = unit + evaluator_rows(&shape, set, job->rows + unit, job->n_rows - unit);
+    return work_of_rows(&job->judging, set, job->rows + unit, *next - unit, micro_tokens);
+}
+
+static double work_until(attune_job *job, size_t units, size_t *pieces) {
+    double work = 0;
+    *pieces = 0;
+    for (size_t unit = 0; unit < units; ++*pieces) work += work_at(job, unit, &unit);
+    return work;
+}
+
+static void predict_work(attune_job *job) {
+    job->training = work_of_training(job->model);
+    job->judging = work_of_judging(job->model);
+    for (job->phase = 0; job->phase < job->n_phases; job->phase++) {
+        enter_phase(job);
+        job->work[job->phase] = work_until(job, phase_units(job), &job->pieces[job->phase]);
+    }
+    job->phase = 0;
+    enter_phase(job);
 }
 
 int phases_prepare(attune_job *job, attune_error *err) {
@@ -61,20 +120,20 @@ int phases_prepare(attune_job *job, attune_error *err) {
     if (!job->before || !job->after || !job->nll || !job->rows || !job->step_rows)
         return error_set_memory(err, "a run", 4 * n * sizeof(double));
     job->loss = NAN;
-    enter_phase(job);
+    predict_work(job);
     return ATTUNE_OK;
 }
 
 static void release_judge(attune_job *job) {
     evaluator_free(&job->evaluator);
-    merge_destroy(job->merged);
-    job->merged = NULL;
+    layer_merge_destroy(job->merge);
+    job->merge = NULL;
 }
 
 void phases_free(attune_job *job) {
     release_judge(job);
     trainer_destroy(job->trainer);
-    lora_destroy(job->start);
+    if (job->start != job->opponent) lora_destroy(job->start);
     free(job->before);
     free(job->after);
     free(job->nll);
@@ -87,6 +146,7 @@ void phases_free(attune_job *job) {
     job->rows = job->step_rows = NULL;
     job->n_phases = job->phase = 0;
     job->n_rows = job->unit = job->units_done = 0;
+    job->dropped = job->dropped_row = 0;
 }
 
 void phases_name(const attune_job *job, char out[32]) {
@@ -104,31 +164,47 @@ void phases_name(const attune_job *job, char out[32]) {
 
 /* ---- prediction ---- */
 
-static double mean_tokens(const attune_job *job) {
-    double tokens = 0;
-    for (size_t i = 0; i < job->plan.examples.n; i++) tokens += (double)job->plan.examples.items[i].n;
-    return tokens / (double)(job->plan.examples.n ? job->plan.examples.n : 1);
+/* Work a second. Where only the other kind was measured: a step is forward, forward again and backward. */
+static double pace_of(const attune_job *job, int training) {
+    double train = pace_per_second(&job->train_pace), judge = pace_per_second(&job->judge_pace);
+    if (training) return train > 0 ? train : judge / 3;
+    return judge > 0 ? judge : 3 * train;
 }
 
-/* Rows from `unit` on that go through together. */
-static size_t judged_together(const attune_job *job) {
-    size_t n = 0, tokens = 0;
-    while (job->unit + n < job->n_rows) {
-        tokens += job->plan.examples.items[job->rows[job->unit + n]].n - 1;
-        if (n > 0 && tokens > job->plan.settings.train.micro_tokens) break;
-        n++;
+static double seconds_of(const attune_job *job, enum phase_kind kind, double work) {
+    double pace = pace_of(job, is_training(kind));
+    return pace > 0 ? work / pace : 0;
+}
+
+/* That a piece of a judging phase takes to merge the layers. */
+static double merging_seconds(const attune_job *job, enum phase_kind kind) {
+    if (is_training(kind) || kind == PHASE_GATE || job->plan.settings.merge == MERGE_NONE) return 0;
+    return kind == PHASE_BEFORE && !job->opponent ? 0 : job->merging;
+}
+
+double phases_unit_work(attune_job *job) {
+    size_t next;
+    return job->phases[job->phase].kind == PHASE_GATE ? 0 : work_at(job, job->unit, &next);
+}
+
+double phases_unit_seconds(attune_job *job) {
+    enum phase_kind kind = job->phases[job->phase].kind;
+    if (kind == PHASE_GATE) return job->ending;
+    double seconds = seconds_of(job, kind, phases_unit_work(job));
+    return seconds > 0 ? seconds + merging_seconds(job, kind) : 0;
+}
+
+double phases_seconds_left(const attune_job *job) {
+    double seconds = 0;
+    if (pace_of(job, 1) <= 0) return 0;
+    for (int p = job->phase; p < job->n_phases; p++) {
+        enum phase_kind kind = job->phases[p].kind;
+        double done = p == job->phase ? job->work_done : 0;
+        seconds += kind == PHASE_GATE ? job->ending : seconds_of(job, kind, job->work[p] - done);
+        size_t pieces = job->pieces[p] - (p == job->phase ? job->pieces_done : 0);
+        seconds += (double)pieces * merging_seconds(job, kind);
     }
-    return n;
-}
-
-double phases_unit_seconds(const attune_job *job) {
-    const struct phase *phase = &job->phases[job->phase];
-    double each = mean_tokens(job);
-    if (phase->kind == PHASE_GATE) return job->overhead;
-    if (is_training(phase->kind))
-        return job->train_rate > 0 ? each * (double)job->plan.settings.train.batch / job->train_rate : 0;
-    double merging = job->merged || job->plan.settings.merge == MERGE_NONE ? 0 : 0.5 * job->overhead;
-    return job->evaluate_rate > 0 ? merging + each * (double)judged_together(job) / job->evaluate_rate : 0;
+    return seconds > 0 ? seconds : 0;
 }
 
 static size_t count_rows(const attune_job *job, const struct phase *phase) {
@@ -147,22 +223,6 @@ static size_t count_rows(const attune_job *job, const struct phase *phase) {
     return 0;
 }
 
-double phases_seconds_left(const attune_job *job) {
-    double each = mean_tokens(job), seconds = 0;
-    if (job->train_rate <= 0 || job->evaluate_rate <= 0) return 0;
-    for (int p = job->phase; p < job->n_phases; p++) {
-        double done = p == job->phase ? (double)job->unit : 0, rows = (double)count_rows(job, &job->phases[p]);
-        if (job->phases[p].kind == PHASE_GATE)
-            seconds += job->overhead;
-        else if (is_training(job->phases[p].kind))
-            seconds += each * (rows * job->plan.settings.epochs - done * (double)job->plan.settings.train.batch) /
-                       job->train_rate;
-        else
-            seconds += each * (rows - done) / job->evaluate_rate;
-    }
-    return seconds > 0 ? seconds : 0;
-}
-
 size_t phases_units(const attune_job *job) {
     size_t units = 0;
     for (int p = 0; p < job->n_phases; p++) {
@@ -172,12 +232,6 @@ size_t phases_units(const attune_job *job) {
                                                             : rows;
     }
     return units;
-}
-
-static void learn_rate(double *rate, double tokens, double seconds) {
-    if (seconds <= 0 || tokens <= 0) return;
-    double measured = tokens / seconds;
-    *rate = *rate > 0 ? 0.7 * *rate + 0.3 * measured : measured;
 }
 
 /* ---- what the run's row is told ---- */
@@ -225,41 +279,57 @@ static int fail_run(attune_job *job, const char *reason, attune_error *err) {
     return error_set(err, ATTUNE_ERROR_STATE, NULL, "%s", reason);
 }
 
+/* A step whose loss or gradient was not finite: nothing was learned from it. */
+static int note_dropped(attune_job *job, attune_error *err) {
+    char reason[160];
+    job->dropped++;
+    if (++job->dropped_row < DROPPED_MAX) return ATTUNE_OK;
+    snprintf(reason, sizeof reason,
+             "the last %d steps had a loss or a gradient that is not finite; lower learning_rate in attune.conf, or "
+             "train from fresh",
+             DROPPED_MAX);
+    return fail_run(job, reason, err);
+}
+
 static int train_unit(attune_job *job, attune_error *err) {
     struct plan *plan = &job->plan;
     size_t steps = plan_steps(plan, job->n_rows), tokens = 0;
-    double from = job_now(), loss;
+    double from = job_now(), work = phases_unit_work(job), loss;
     if (job->unit == 0) trainer_reset(job->trainer, job->start);
-    size_t n = plan_step_rows(plan, job->rows, job->n_rows, job->unit, job->step_rows);
+    size_t n = take_step(job, job->unit);
     float rate = schedule_rate(&plan->settings.train, job->unit, steps);
     int code = trainer_step(job->trainer, &plan->examples, job->step_rows, n, rate, &loss, &tokens, err);
     if (code != ATTUNE_OK) return code;
-    if (isnan(loss)) job->report.dropped_steps++;
     job->loss = loss;
     job->tokens += (int64_t)tokens;
     job->train_seconds += job_now() - from;
-    learn_rate(&job->train_rate, (double)tokens, job_now() - from);
-    /* One bad step is noise; a run of them is a defect of data or settings, and will not heal. */
+    pace_measure(&job->train_pace, work, job_now() - from);
+    job->work_done += work;
+    job->pieces_done++;
     job->unit++;
-    if (job->trainer->dropped > 8 && job->trainer->dropped > job->trainer->adamw.step)
-        return fail_run(
-            job, "the loss is not finite in most steps; lower learning_rate in attune.conf, or train from fresh", err);
-    return ATTUNE_OK;
+    return isnan(loss) ? note_dropped(job, err) : (job->dropped_row = 0, ATTUNE_OK);
 }
 
-/* The weights that a judging phase judges, in the mode that will be served. */
-static int judged_weights(attune_job *job, const struct lora *lora, struct weights *out, attune_error *err) {
-    *out = (struct weights){job->model, job->model->layers, NULL};
-    if (!lora) return ATTUNE_OK;
-    out->pairs = lora->pairs;
-    if (job->plan.settings.merge == MERGE_NONE) return ATTUNE_OK;
-    if (!job->merged) {
-        int code = merge_create(job->model, lora, job->plan.settings.merge, job->pool, &job->merged, err);
-        if (code != ATTUNE_OK) return code;
-    }
-    out->layers = merge_layers(job->merged);
-    out->pairs = NULL;
-    return ATTUNE_OK;
+/* What judges, and the weights that a judging phase judges: in the mode that will be served, but merged one layer at a
+ * time. */
+static int prepare_judge(attune_job *job, const struct lora *lora, struct weights *weights, attune_error *err) {
+    const struct settings *s = &job->plan.settings;
+    int merging = lora && s->merge != MERGE_NONE, code = ATTUNE_OK;
+    *weights = (struct weights){job->model, job->model->layers, lora && !merging ? lora->pairs : NULL};
+    if (job->evaluator.pass) return ATTUNE_OK;
+    trainer_release(job->trainer);
+    if (merging && !job->merge) code = layer_merge_create(job->model, lora, s->merge, job->pool, &job->merge, err);
+    if (code != ATTUNE_OK) return code;
+    struct evaluator_shape shape = judge_shape(job);
+    return evaluator_create(job->model, job->pool, &shape, job->memory.judge_bytes, &job->evaluator, err);
+}
+
+static int make_layer(void *user, size_t layer, struct model_layer *out, attune_error *err) {
+    attune_job *job = user;
+    double from = job_now();
+    int code = layer_merge_make(job->merge, layer, out, err);
+    job->merged_seconds += job_now() - from;
+    return code;
 }
 
 /* Index of a row of examples among the judging rows. */
@@ -273,29 +343,26 @@ static int judge_unit(attune_job *job, attune_error *err) {
     const struct phase *phase = &job->phases[job->phase];
     struct plan *plan = &job->plan;
     struct weights weights;
-    int code = ATTUNE_OK;
-    size_t n = judged_together(job), tokens = 0;
+    struct evaluator_shape shape = judge_shape(job);
+    struct layer_maker maker = {make_layer, job};
+    size_t n = evaluator_rows(&shape, &plan->examples, job->rows + job->unit, job->n_rows - job->unit);
     if (n == 0) return ATTUNE_OK;
-    const struct lora *lora = phase->kind == PHASE_BEFORE ? job->opponent : job->trainer->lora;
-    if (!job->evaluator.pass) {
-        size_t rank = plan->settings.train.lora.rank;
-        if (job->opponent && job->opponent->config.rank > rank) rank = job->opponent->config.rank;
-        trainer_release(job->trainer);
-        code = evaluator_create(job->model, job->pool, plan->settings.train.micro_tokens, rank, &job->evaluator, err);
-    }
-    if (code == ATTUNE_OK) code = judged_weights(job, lora, &weights, err);
+    int code = prepare_judge(job, phase->kind == PHASE_BEFORE ? job->opponent : job->trainer->lora, &weights, err);
     if (code != ATTUNE_OK) return code;
-    double from = job_now();
-    code = trainer_evaluate(job->evaluator.pass, job->evaluator.packer, &weights, &plan->examples,
-                            job->rows + job->unit, n, job->nll, err);
+    double from = job_now(), work = phases_unit_work(job);
+    job->merged_seconds = 0;
+    code = evaluator_run(&job->evaluator, &weights, job->merge ? &maker : NULL, &plan->examples,
+                         job->rows + job->unit, n, job->nll, err);
     if (code != ATTUNE_OK) return code;
     double *out = phase->kind == PHASE_BEFORE ? job->before : job->after;
     for (size_t i = 0; i < n; i++) {
         size_t row = job->rows[job->unit + i];
         out[judge_index(job, row)] = job->nll[i];
-        tokens += plan->examples.items[row].n;
     }
-    learn_rate(&job->evaluate_rate, (double)tokens, job_now() - from);
+    if (job->merge) job->merging = job->merged_seconds;
+    pace_measure(&job->judge_pace, work, job_now() - from - job->merged_seconds);
+    job->work_done += work;
+    job->pieces_done++;
     job->unit += n;
     return ATTUNE_OK;
 }
@@ -316,12 +383,16 @@ static void fill_run(attune_job *job, const struct verdict *verdict) {
     run->loss_after = verdict->after;
     run->loss_interval = verdict->interval;
     snprintf(run->reason, sizeof run->reason, "%s", verdict->reason);
+    if (job->dropped > 0)
+        snprintf(run->reason, sizeof run->reason, "%.190s; %zu step%s not finite and left out", verdict->reason,
+                 job->dropped, job->dropped == 1 ? " was" : "s were");
 }
 
 /* The end: publish or refuse, then the checkpoint goes. */
 static int gate_unit(attune_job *job, attune_error *err) {
     struct verdict verdict;
     release_judge(job);
+    trainer_release(job->trainer);
     int code = judge(job, &verdict, err);
     if (code != ATTUNE_OK) return code;
     if (verdict.publish && lora_check_finite(job->trainer->lora, job->model, NULL, NULL) != ATTUNE_OK) {
@@ -359,7 +430,7 @@ static int doomed(attune_job *job) {
 
 int phases_unit(attune_job *job, attune_error *err) {
     const struct phase *phase = &job->phases[job->phase];
-    size_t before = job->unit, units = is_training(phase->kind) ? plan_steps(&job->plan, job->n_rows) : job->n_rows;
+    size_t before = job->unit, units = phase_units(job);
     int code = phase->kind == PHASE_GATE ? gate_unit(job, err)
                : is_training(phase->kind) ? train_unit(job, err)
                                           : judge_unit(job, err);
@@ -393,8 +464,9 @@ static int put_in_place(void *user, attune_error *err) { return file_writer_publ
 int phases_checkpoint(attune_job *job, attune_error *err) {
     struct file_writer file = {0};
     size_t n = job->plan.n_judge;
-    json_t *state = json_pack("{s:s, s:i, s:I, s:I, s:o, s:o}", "run", job->plan.row.id, "phase", job->phase, "unit",
-                              (json_int_t)job->unit, "units", (json_int_t)job->units_done, "before",
+    json_t *state = json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:o, s:o}", "run", job->plan.row.id, "phase", job->phase,
+                              "unit", (json_int_t)job->unit, "units", (json_int_t)job->units_done, "dropped",
+                              (json_int_t)job->dropped, "dropped_row", (json_int_t)job->dropped_row, "before",
                               reals(job->before, n), "after", reals(job->after, n));
     char *text = state ? json_dumps(state, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     int code = text ? checkpoint_prepare(job->trainer, text, job->checkpoint, &file, err)
@@ -423,15 +495,20 @@ static int read_state(attune_job *job, const json_t *state) {
     json_int_t phase = json_integer_value(json_object_get(state, "phase"));
     json_int_t unit = json_integer_value(json_object_get(state, "unit"));
     json_int_t units = json_integer_value(json_object_get(state, "units"));
-    if (phase < 0 || phase >= job->n_phases || unit < 0 || units < 0) return 0;
+    json_int_t dropped = json_integer_value(json_object_get(state, "dropped"));
+    json_int_t dropped_row = json_integer_value(json_object_get(state, "dropped_row"));
+    if (phase < 0 || phase >= job->n_phases || unit < 0 || units < 0 || dropped_row < 0 || dropped < dropped_row)
+        return 0;
     if (!read_reals(json_object_get(state, "before"), job->before, n)) return 0;
     if (!read_reals(json_object_get(state, "after"), job->after, n)) return 0;
     job->phase = (int)phase;
     enter_phase(job);
-    size_t limit = is_training(job->phases[phase].kind) ? plan_steps(&job->plan, job->n_rows) : job->n_rows;
-    if (job->phases[phase].kind == PHASE_GATE ? unit != 0 : (size_t)unit >= limit) return 0;
+    if (job->phases[phase].kind == PHASE_GATE ? unit != 0 : (size_t)unit >= phase_units(job)) return 0;
     job->unit = (size_t)unit;
     job->units_done = (size_t)units;
+    job->dropped = (size_t)dropped;
+    job->dropped_row = (size_t)dropped_row;
+    job->work_done = work_until(job, job->unit, &job->pieces_done);
     return 1;
 }
 
@@ -461,17 +538,18 @@ int phases_resume(attune_job *job, int *found, attune_error *err) {
     if (access(job->checkpoint, F_OK) != 0) return ATTUNE_OK;
     int code = read_checkpoint(job, found, &why);
     if (code == ATTUNE_OK) return code;
-    /* whole, but of another machine: it may be wanted there */
-    if (code == ATTUNE_ERROR_MISMATCH || code == ATTUNE_ERROR_MEMORY) {
+    if (code == ATTUNE_ERROR_MEMORY) {
         if (err) *err = why;
         return code;
     }
+    /* Another kernel table or another attune would end in other bytes, neither one's nor the other's. */
     unlink(job->checkpoint);
     trainer_reset(job->trainer, job->start);
     memset(job->before, 0, job->plan.n_judge * sizeof *job->before);
     memset(job->after, 0, job->plan.n_judge * sizeof *job->after);
     job->phase = 0;
     job->unit = job->units_done = 0;
+    job->dropped = job->dropped_row = 0;
     enter_phase(job);
     snprintf(job->report.reason, sizeof job->report.reason, "begun again, as checkpoint.gguf was of no use: %.180s",
              why.message);

@@ -2,7 +2,7 @@
 #ifndef JOB_PHASES_H
 #define JOB_PHASES_H
 
-#include "job/run.h"
+#include "job/memory.h"
 
 #include <stdatomic.h>
 
@@ -26,8 +26,8 @@ struct attune_job {
     /* the adapters that the plan names */
     int active;                  /* CURRENT when the run was planned or found */
     char parent_sha256[65];      /* of plan.row.parent */
-    struct lora *start;          /* parameters of the parent, NULL: fresh */
     struct lora *opponent;       /* the active adapter, NULL: the base */
+    struct lora *start;          /* parameters of the parent, NULL: fresh; may be the opponent */
 
     struct plan plan;
     int planned;
@@ -41,13 +41,20 @@ struct attune_job {
     double *nll;                 /* of one unit */
     size_t *rows, n_rows;        /* of the phase, (n_train + n_judge) at most */
     size_t *step_rows;           /* (batch) */
+    size_t dropped, dropped_row; /* steps that were not finite: of all trainings; the last ones in a row */
     struct trainer *trainer;
     struct evaluator evaluator;
-    struct merged *merged;       /* what judges, in the mode that will be served */
+    struct layer_merge *merge;   /* what judges, in the mode that will be served; NULL: as it is */
+    struct memory_plan memory;
 
-    /* clocks and rates, seconds and tokens a second; none of them reaches an adapter's bytes */
+    /* clocks, in seconds, and what is predicted from them; none of it reaches an adapter's bytes */
     double opened, checkpointed;
-    double train_rate, evaluate_rate, overhead;
+    struct work training, judging;
+    struct pace train_pace, judge_pace;
+    double work[PHASES_MAX], work_done; /* of each phase; of this one so far */
+    size_t pieces[PHASES_MAX], pieces_done; /* what goes through the layers together; a judged one merges them first */
+    double merging, ending;      /* seconds that a merge takes, and the gate with publishing */
+    double merged_seconds;       /* of the piece that is judged */
     double train_seconds;
     int64_t tokens, tokens_recorded;
     double seconds_recorded;     /* what the run's row has of this call */
@@ -67,8 +74,9 @@ int phases_checkpoint(attune_job *job, attune_error *err);
 int phases_record(attune_job *job, const char *reason, attune_error *err);
 /* One unit. ATTUNE_CONTINUE, ATTUNE_DONE or an error; cancelled: nothing has changed. */
 int phases_unit(attune_job *job, attune_error *err);
-/* Seconds that the next unit is predicted to take, and all that are left; 0 where nothing is known. */
-double phases_unit_seconds(const attune_job *job);
+/* Work of the next unit. Seconds that it is predicted to take, and all that are left; 0 where nothing is known. */
+double phases_unit_work(attune_job *job);
+double phases_unit_seconds(attune_job *job);
 double phases_seconds_left(const attune_job *job);
 void phases_name(const attune_job *job, char out[32]);
 size_t phases_units(const attune_job *job); /* of all phases */

@@ -20,9 +20,6 @@ enum {
     FOLDS = 3,
     ENOUGH_ROWS = 256, /* of training, for one pass */
     ROWS_MIN = 8,      /* of training, when a budget is short */
-    /* The newest rows that a plan looks at: more than a night takes. One pass over so many, of 100 tokens each, is an
-     * hour at 230 tokens a second. */
-    NEWEST = 8192,
     SAMPLE_ROWS = 64 /* to choose a sample from */
 };
 static const double JUDGING_SHARE_MAX = 0.3; /* of a time budget */
@@ -178,21 +175,19 @@ static int split(struct plan *plan, int64_t max_examples, char reason[256], attu
 
 /* ---- sizing ---- */
 
-static double tokens_of(const struct plan *plan, const size_t *rows, size_t n) {
-    double tokens = 0;
-    for (size_t i = 0; i < n; i++) tokens += (double)plan->examples.items[rows[i]].n;
-    return tokens;
+static double work_of(const struct plan *plan, const struct work *work, const size_t *rows, size_t n) {
+    return work_of_rows(work, &plan->examples, rows, n, plan->settings.train.micro_tokens);
 }
 
 static double judging_seconds(const struct plan *plan, const struct budget *b) {
     const size_t *rows = plan->folds ? plan->train : plan->judge;
-    return 2.0 * tokens_of(plan, rows, plan->folds ? plan->n_train : plan->n_judge) / b->evaluate_rate;
+    return 2.0 * work_of(plan, &b->judging, rows, plan->folds ? plan->n_train : plan->n_judge) / b->evaluate_rate;
 }
 
 /* Each fold trains on the other folds: all of them together on folds - 1 times the rows, then once on all. */
 static double training_seconds(const struct plan *plan, const struct budget *b) {
     double passes = plan->folds ? (double)plan->folds : 1.0;
-    return passes * plan->settings.epochs * tokens_of(plan, plan->train, plan->n_train) / b->train_rate;
+    return passes * plan->settings.epochs * work_of(plan, &b->training, plan->train, plan->n_train) / b->train_rate;
 }
 
 double plan_seconds(const struct plan *plan, const struct budget *b) {
@@ -320,7 +315,7 @@ int plan_make(const struct row_source *source, const struct settings *settings, 
               int opponent, const struct budget *budget, struct plan *out, char reason[256], attune_error *err) {
     struct plan plan = {.settings = *settings, .opponent = opponent};
     struct gather g = {.set = &plan.examples};
-    struct store_example_query query = {.kind = STORE_EXAMPLE_SFT, .newest = NEWEST,
+    struct store_example_query query = {.kind = STORE_EXAMPLE_SFT, .newest = PLAN_NEWEST,
                                         .source_cap = (int64_t)settings->source_cap,
                                         .group_cap = (int64_t)settings->group_cap};
     int code = token_cache_open(source->home, source->model, settings->train.max_tokens, &g.tokens, err);
@@ -431,7 +426,7 @@ static void order_epoch(struct plan *plan, const size_t *rows, size_t n, size_t 
 size_t plan_step_rows(struct plan *plan, const size_t *rows, size_t n, size_t step, size_t *out) {
     size_t batch = plan->settings.train.batch, all = rows_in_all(plan, n), count = 0;
     for (size_t i = step * batch; i < all && count < batch; i++) {
-        order_epoch(plan, rows, n, i / n);
+        if (count == 0 || i % n == 0) order_epoch(plan, rows, n, i / n);
         out[count++] = plan->order[i % n];
     }
     return count;

@@ -10,9 +10,15 @@
 
 #include "datastore/store.h"
 #include "job/home.h"
+#include "job/work.h"
 #include "trainer/packer.h"
 
-enum { FOLDS_MAX = 4 };
+enum {
+    FOLDS_MAX = 4,
+    /* The newest rows that a plan looks at: more than a night takes. One pass over so many, of 100 tokens each, is an
+     * hour at 230 tokens a second. */
+    PLAN_NEWEST = 8192
+};
 
 /* Where the rows of a plan come from. */
 struct row_source {
@@ -41,9 +47,10 @@ struct plan {
 };
 void plan_free(struct plan *plan);
 
-/* Rates in tokens a second; what a plan must fit into. */
+/* What a plan must fit into. Rates in work a second. */
 struct budget {
     double seconds;      /* left for this plan; 0: none */
+    struct work training, judging;
     double train_rate, evaluate_rate, overhead; /* overhead: merge, gate, publish, checkpoint, seconds */
     int64_t max_examples;
 };

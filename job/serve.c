@@ -112,12 +112,12 @@ static int evaluate(struct evaluation *e, attune_eval_result *result, attune_err
     size_t n = e->set.n, rank = engine->lora ? engine->lora->config.rank : 1;
     size_t *rows = malloc(n * sizeof *rows);
     double *nll = malloc(n * sizeof *nll), sum = 0;
-    int code = rows && nll ? evaluator_create(engine->model, engine->pool, e->longest > 512 ? e->longest : 512, rank,
-                                              &evaluator, err)
+    struct evaluator_shape shape = {e->longest > 512 ? e->longest : 512, rank, 1};
+    int code = rows && nll ? evaluator_create(engine->model, engine->pool, &shape, 0, &evaluator, err)
                            : error_set_memory(err, "an evaluation", n * sizeof *nll);
     for (size_t i = 0; i < n && code == ATTUNE_OK; i++) rows[i] = i;
     if (code == ATTUNE_OK)
-        code = trainer_evaluate(evaluator.pass, evaluator.packer, &engine->weights, &e->set, rows, n, nll, err);
+        code = evaluator_run(&evaluator, &engine->weights, NULL, &e->set, rows, n, nll, err);
     for (size_t i = 0; i < n && code == ATTUNE_OK; i++) {
         sum += nll[i];
         result->tokens += (int64_t)e->set.items[i].n_supervised;

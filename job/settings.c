@@ -62,6 +62,8 @@ static const struct key keys[] = {
     {"max_tokens", COUNT, AT(train.max_tokens), 16, 1 << 20, NULL, RECIPE, "longer texts are cut there"},
     {"micro_tokens", COUNT, AT(train.micro_tokens), 16, 1 << 20, NULL, RECIPE,
      "tokens that go through the layers together"},
+    {"precision", CHOICE, AT(train.precision), 0, 0, "auto|f32", RECIPE_LATER,
+     "of products with the base while training: auto, the fastest whose error is bounded, or f32"},
     {"held_out", REAL, AT(held_out), 0.01, 0.5, NULL, RECIPE, "share of prompts that judge and are never trained on"},
     {"source_cap", COUNT, AT(source_cap), 0, 1 << 20, NULL, RECIPE_LATER,
      "of one app and source the newest so many rows are learned from, of near-duplicate prompts so many; 0: all"},

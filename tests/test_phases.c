@@ -157,11 +157,70 @@ static void test_losses_come_back(void **state) {
     remove_home(home);
 }
 
+/* At a known pace, what is left falls with each unit by what that unit was said to take, and is nothing in the end:
+ * all that the plan holds was counted, once. */
+static void check_prediction(double held_out, double epochs) {
+    char home[64];
+    make_home(home, held_out, epochs);
+    attune_job *job = open_job(home);
+    assert_int_equal(step(job), ATTUNE_CONTINUE);
+    double all = 0, left = NAN;
+    for (int code = ATTUNE_CONTINUE; code == ATTUNE_CONTINUE;) {
+        pace_assume(&job->train_pace, 1000);
+        pace_assume(&job->judge_pace, 3000);
+        job->merging = job->ending = 0;
+        double now = phases_seconds_left(job), unit = phases_unit_seconds(job);
+        if (isnan(left)) all = now;
+        if (!isnan(left)) assert_true(fabs(now - left) < 1e-9 * all);
+        left = now - unit;
+        int phase = job->phase;
+        code = step(job);
+        assert_true(code == ATTUNE_DONE || job->phase <= phase + 1); /* nothing was left out */
+    }
+    assert_true(all > 0 && fabs(left) < 1e-9 * all);
+    attune_job_close(job);
+    remove_home(home);
+}
+static void test_prediction(void **state) {
+    (void)state;
+    check_prediction(0.01, 2.5);
+    check_prediction(0.5, 1.5);
+}
+
+/* A job that goes on knows what is left as if it had never stopped. */
+static void test_prediction_after_a_pause(void **state) {
+    (void)state;
+    char home[64];
+    make_home(home, 0.01, 2.5);
+    attune_job *job = open_job(home);
+    for (int i = 0; i < 12; i++) {
+        assert_int_equal(step(job), ATTUNE_CONTINUE);
+        double work_done = job->work_done, left;
+        pace_assume(&job->train_pace, 1000);
+        pace_assume(&job->judge_pace, 3000);
+        job->merging = 0;
+        left = phases_seconds_left(job);
+        OK(phases_checkpoint(job, &err));
+        attune_job_close(job);
+        job = open_job(home);
+        assert_int_equal(step(job), ATTUNE_CONTINUE);
+        pace_assume(&job->train_pace, 1000);
+        pace_assume(&job->judge_pace, 3000);
+        job->merging = 0;
+        assert_true(fabs(job->work_done - work_done) < 1e-9);
+        assert_true(fabs(phases_seconds_left(job) - left) < 1e-9 * left);
+    }
+    attune_job_close(job);
+    remove_home(home);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cut_off_with_folds),
         cmocka_unit_test(test_cut_off_with_held_out_rows),
         cmocka_unit_test(test_losses_come_back),
+        cmocka_unit_test(test_prediction),
+        cmocka_unit_test(test_prediction_after_a_pause),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

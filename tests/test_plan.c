@@ -247,13 +247,16 @@ static void test_folds(void **state) {
 
 static double tokens_of(const struct plan *plan, const size_t *rows, size_t n) {
     double tokens = 0;
-    for (size_t i = 0; i < n; i++) tokens += (double)plan->examples.items[rows[i]].n;
+    for (size_t i = 0; i < n; i++) tokens += (double)plan->examples.items[rows[i]].n - 1;
     return tokens;
 }
 
 static void test_seconds(void **state) {
     struct place *p = *state;
-    struct budget b = {.train_rate = 100, .evaluate_rate = 400, .overhead = 7};
+    /* nothing but tokens costs; then each supervised one twice as much in training, and four times in judging */
+    struct budget b = {.train_rate = 100, .evaluate_rate = 400, .overhead = 7}, dear = b;
+    dear.training.supervised = 1;
+    dear.judging.supervised = 3;
     questions(p, 0, 30);
     p->settings.epochs = 2;
     struct plan plan = made(p);
@@ -263,6 +266,10 @@ static void test_seconds(void **state) {
     size_t rows[30];
     for (int fold = 0; fold < 3; fold++) folds += tokens_of(&plan, rows, plan_fold_rows(&plan, fold, 0, rows));
     assert_true(fabs(plan_seconds(&plan, &b) - (7 + 2 * tokens / 400 + (2 * folds + 2 * tokens) / 100)) < 1e-9);
+    double more = 0;
+    for (size_t i = 0; i < plan.n_train; i++) more += (double)plan.examples.items[plan.train[i]].n_supervised;
+    assert_true(fabs(plan_seconds(&plan, &dear) - plan_seconds(&plan, &b) - (2 * 3 * more / 400 + 6 * more / 100)) <
+                1e-9);
     plan_free(&plan);
 
     p->settings.held_out = 0.5;

@@ -57,7 +57,7 @@ static void assert_same(const struct settings *a, const struct settings *b, int 
         assert_memory_equal(floats[i][0], floats[i][1], sizeof(float));
     assert_int_equal(x->schedule, y->schedule);
     assert_true(x->batch == y->batch && x->max_tokens == y->max_tokens && x->micro_tokens == y->micro_tokens);
-    assert_true(x->seed == y->seed);
+    assert_true(x->seed == y->seed && x->precision == y->precision);
     assert_memory_equal(&a->epochs, &b->epochs, sizeof a->epochs);
     assert_memory_equal(&a->held_out, &b->held_out, sizeof a->held_out);
     assert_int_equal(a->shuffle, b->shuffle);
@@ -105,7 +105,7 @@ static void test_round_trip(void **state) {
         .lora = {16, 31.4f, 1 << TARGET_Q | 1 << TARGET_UP}, .dropout = 0.1f, .learning_rate = 2.5e-4f,
         .schedule = SCHEDULE_CONSTANT, .warmup = 1.0f / 3, .beta1 = 0.85f, .beta2 = 0.97f, .epsilon = 1e-6f,
         .weight_decay = 0.07f, .clip = 0.3f, .batch = 3, .max_tokens = 300, .micro_tokens = 700,
-        .seed = 18446744073709551615u};
+        .seed = 18446744073709551615u, .precision = PRECISION_F32};
     s.epochs = 1.0 / 3;
     s.shuffle = 0;
     s.held_out = 0.123456789012345;
@@ -305,7 +305,8 @@ static void test_configuration(void **state) {
         size_t before = (size_t)(key - text);
         snprintf(short_text, sizeof short_text, "%.*s\"x%s", (int)before, text, key + 1);
         settings_default(&back);
-        int later = strncmp(key, "\"source_cap\"", 12) == 0 || strncmp(key, "\"group_cap\"", 11) == 0;
+        int later = strncmp(key, "\"source_cap\"", 12) == 0 || strncmp(key, "\"group_cap\"", 11) == 0 ||
+                    strncmp(key, "\"precision\"", 11) == 0;
         int code = settings_from_configuration(short_text, &back, &err);
         if (code != (later ? ATTUNE_OK : ATTUNE_ERROR_FORMAT)) fail_msg("without %.30s: %d", key, code);
         if (!strchr(key, ',')) break;
@@ -320,7 +321,7 @@ static void test_configuration(void **state) {
     assert_non_null(strstr(err.message, "rank"));
 }
 
-/* As it was stored before there were caps: the rest counts, and the caps are what they are by default. */
+/* As it was stored before there were caps and a precision: the rest counts, and they are what they are by default. */
 static void test_configuration_of_an_earlier_version(void **state) {
     (void)state;
     struct settings s = complete(), back;
@@ -329,13 +330,18 @@ static void test_configuration_of_an_earlier_version(void **state) {
     s.train.seed = 77;
     s.source_cap = 9;
     s.group_cap = 3;
+    s.train.precision = PRECISION_F32;
     settings_configuration(&s, text, sizeof text);
     from = strstr(text, "\"source_cap\": \"9\", \"group_cap\": \"3\", ");
     assert_non_null(from);
     to = strstr(from, "\"seed\"");
     memmove(from, to, strlen(to) + 1);
+    from = strstr(text, "\"precision\": \"f32\", ");
+    assert_non_null(from);
+    memmove(from, from + 20, strlen(from + 20) + 1);
     settings_default(&back);
     OK(settings_from_configuration(text, &back, &err));
+    assert_int_equal(back.train.precision, PRECISION_AUTO);
     assert_int_equal(back.train.lora.rank, 5);
     assert_int_equal(back.train.seed, 77);
     assert_int_equal(back.source_cap, 4096);

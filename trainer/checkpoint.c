@@ -22,11 +22,11 @@ static void configuration_text(const struct train_config *c, char *out, size_t s
     locale_t before = numerals_enter();
     snprintf(out, size,
              "rank=%zu alpha=%a targets=%u dropout=%a rate=%a schedule=%d warmup=%a betas=%a,%a epsilon=%a decay=%a "
-             "clip=%a batch=%zu max_tokens=%zu micro_tokens=%zu seed=%llu",
+             "clip=%a batch=%zu max_tokens=%zu micro_tokens=%zu seed=%llu precision=%s",
              c->lora.rank, (double)c->lora.alpha, c->lora.targets, (double)c->dropout, (double)c->learning_rate,
              (int)c->schedule, (double)c->warmup, (double)c->beta1, (double)c->beta2, (double)c->epsilon,
              (double)c->weight_decay, (double)c->clip, c->batch, c->max_tokens, c->micro_tokens,
-             (unsigned long long)c->seed);
+             (unsigned long long)c->seed, c->precision == PRECISION_F32 ? "f32" : "auto");
     numerals_leave(before);
 }
 
