@@ -1,27 +1,17 @@
 /* attune_bench: own figures on any base, beside the machine's limits. */
-#include "bench/limits.h"
+#include "bench/bench.h"
+
 #include "core/base/options.h"
 #include "core/base/random.h"
 #include "inference/engine.h"
-#include "trainer/trainer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
-enum { SECONDS_MAX = 86400 };
+enum { SECONDS_MAX = 86400, EPOCHS_MAX = 1000 };
 
-struct bench {
-    const char *base;
-    attune_bench_options o;
-    attune_bench_result r;
-    struct pool *pool;
-    struct model *model;
-    size_t tokens;
-};
-
-static double parameters_of(const struct model *m) {
+double bench_parameters(const struct model *m) {
     double n = 0;
     for (int t = 0; t < TARGET_COUNT; t++)
         n += (double)m->layers[0].linear[t].rows * (double)m->layers[0].linear[t].cols;
@@ -38,57 +28,8 @@ static double bytes_per_token(const struct weights *w) {
     return n;
 }
 
-static void random_tokens(int32_t *ids, size_t n, size_t V) {
+void bench_random_tokens(int32_t *ids, size_t n, size_t V) {
     for (size_t i = 0; i < n; i++) ids[i] = (int32_t)(random_u64(7, i) % V);
-}
-
-/* ---- train: one sequence of random tokens, all supervised, a step each ---- */
-
-static int one_example(struct bench *b, struct example_set *set, attune_error *err) {
-    struct example e = {.n = b->tokens + 1, .n_supervised = b->tokens, .key = 1};
-    e.ids = malloc(e.n * sizeof *e.ids);
-    e.supervised = malloc(e.n);
-    set->items = malloc(sizeof *set->items);
-    if (!e.ids || !e.supervised || !set->items) {
-        free(e.ids);
-        free(e.supervised);
-        return error_set_memory(err, "a text", e.n * sizeof *e.ids);
-    }
-    random_tokens(e.ids, e.n, b->model->V);
-    memset(e.supervised, 1, e.n);
-    set->items[0] = e;
-    set->n = 1;
-    return ATTUNE_OK;
-}
-
-static int bench_train(struct bench *b, attune_error *err) {
-    struct example_set set = {0};
-    struct trainer *trainer = NULL;
-    struct train_config config;
-    size_t row = 0, tokens = 0;
-    double loss, from = 0;
-    train_config_default(&config);
-    if (b->o.rank) config.lora.rank = (size_t)b->o.rank;
-    config.max_tokens = config.micro_tokens = b->tokens;
-    int code = trainer_create(b->model, b->pool, &config, NULL, &trainer, err);
-    if (code == ATTUNE_OK) code = one_example(b, &set, err);
-    /* the first step brings memory and caches in */
-    for (int step = -1; code == ATTUNE_OK && (step < 2 || bench_now() - from < b->o.seconds); step++) {
-        if (step == 0) from = bench_now();
-        code = trainer_step(trainer, &set, &row, 1, 1e-4f, &loss, &tokens, err);
-        if (step >= 0) b->r.tokens += (int64_t)tokens;
-    }
-    b->r.seconds = bench_now() - from;
-    b->r.tokens_per_s = (double)b->r.tokens / b->r.seconds;
-    /* forward, again in the backward, dX; the head forward and dX; attention's two products forward, again, and
-     * four in the backward, over half of T on average */
-    const struct model *m = b->model;
-    double attention = 2.0 * (double)(m->H * m->D) * (double)b->tokens * 8.0 / 2.0 * (double)m->L;
-    double flop = 6.0 * parameters_of(m) + 4.0 * (double)m->V * (double)m->C + attention;
-    b->r.gflops = b->r.tokens_per_s * flop * 1e-9;
-    trainer_destroy(trainer);
-    example_set_free(&set);
-    return code;
 }
 
 /* ---- decode, prefill, merge ---- */
@@ -131,7 +72,7 @@ static int run_tokens(struct bench *b, const struct weights *w, size_t rank, siz
     if (code == ATTUNE_OK) code = kv_cache_create(b->model, b->tokens, &cache, err);
     if (code == ATTUNE_OK) code = decoding_pass_create(b->model, b->pool, b->tokens, rank, &pass, err);
     if (code != ATTUNE_OK) goto out;
-    random_tokens(ids, b->tokens, b->model->V);
+    bench_random_tokens(ids, b->tokens, b->model->V);
     for (int round = -1; code == ATTUNE_OK && (round < 1 || seconds < b->o.seconds); round++) {
         cache.used = 0;
         from = bench_now();
@@ -144,7 +85,7 @@ static int run_tokens(struct bench *b, const struct weights *w, size_t rank, siz
     b->r.seconds = seconds;
     b->r.tokens_per_s = (double)b->r.tokens / seconds;
     b->r.gflops = 2e-9 * b->r.tokens_per_s *
-                  (parameters_of(b->model) + (at_once == 1 ? (double)b->model->V * (double)b->model->C : 0));
+                  (bench_parameters(b->model) + (at_once == 1 ? (double)b->model->V * (double)b->model->C : 0));
     if (at_once == 1) b->r.gbytes_per_s = 1e-9 * b->r.tokens_per_s * bytes_per_token(w);
 out:
     decoding_pass_destroy(pass);
@@ -166,11 +107,45 @@ static int bench_run(struct bench *b, int decode, int prefill, attune_error *err
     return code;
 }
 
+/* Options that are impossible, or that say nothing to this bench. */
+static int check(const attune_bench_options *o, int train, attune_error *err) {
+    int with_rows = train && o->rows;
+    if (o->tokens < 0 || o->tokens > 1 << 20 || !(o->seconds >= 0 && o->seconds <= SECONDS_MAX) || o->rank < 0 ||
+        o->rank > LORA_RANK_MAX || o->epochs < 0 || o->epochs > EPOCHS_MAX)
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
+                         "impossible options: tokens up to %d, seconds up to %d, rank up to %d, epochs up to %d",
+                         1 << 20, SECONDS_MAX, LORA_RANK_MAX, EPOCHS_MAX);
+    if (o->precision < ATTUNE_PRECISION_SETTINGS || o->precision > ATTUNE_PRECISION_F32)
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the precision must be auto or f32");
+    if (!with_rows && (o->rows || o->out || o->epochs))
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "rows, epochs and out are for train, with a file of rows");
+    if (!train && (o->memory_bytes || o->precision))
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "memory and precision are for train");
+    return ATTUNE_OK;
+}
+
+static int measure_limits(struct bench *b, int train, attune_error *err) {
+    struct limits limits = {0};
+    const struct product *product = kernels_product(kernels_get(), b->precision);
+    double from = bench_now();
+    int code = limits_measure(b->pool, product, 1.0, &limits, err);
+    if (code != ATTUNE_OK) return code;
+    b->r.limit_gflops = limits.gflops;
+    b->r.limit_gbytes_per_s = limits.gbytes_per_s;
+    b->r.seconds_limits = bench_now() - from;
+    if (!train) return ATTUNE_OK;
+    snprintf(b->r.arithmetic, sizeof b->r.arithmetic, "%s", product->arithmetic);
+    b->r.base_share = b->base_operations / (b->base_operations + b->other_operations);
+    b->r.limit_base_gflops = limits.base_gflops;
+    if (limits.base_gflops > 0)
+        b->r.limit_share = 1e-9 * (b->base_operations / limits.base_gflops + b->other_operations / limits.gflops) /
+                           b->r.seconds_train;
+    return ATTUNE_OK;
+}
+
 int attune_bench(const char *base, const char *kind, const attune_bench_options *options, attune_bench_result *result,
                  attune_error *err) {
-    struct bench b = {.base = base};
-    struct limits limits = {0};
-    struct rusage usage;
+    struct bench b = {.from = bench_now()};
     int code = options_read(&b.o, sizeof b.o, options, "attune_bench_options", err);
     if (code != ATTUNE_OK) return code;
     int train = kind && !strcmp(kind, "train"), decode = kind && !strcmp(kind, "decode");
@@ -178,25 +153,20 @@ int attune_bench(const char *base, const char *kind, const attune_bench_options 
     if (!base || !(train || decode || prefill || merge))
         return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
                          "a base, and what to measure: train, decode, prefill or merge");
-    if (b.o.tokens < 0 || b.o.tokens > 1 << 20 || !(b.o.seconds >= 0 && b.o.seconds <= SECONDS_MAX) ||
-        b.o.rank < 0 || b.o.rank > LORA_RANK_MAX)
-        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
-                         "impossible options: tokens up to %d, seconds up to %d, rank up to %d", 1 << 20, SECONDS_MAX,
-                         LORA_RANK_MAX);
+    code = check(&b.o, train, err);
+    if (code != ATTUNE_OK) return code;
     if (b.o.seconds == 0) b.o.seconds = 3;
     b.tokens = b.o.tokens ? (size_t)b.o.tokens : decode ? 128 : 512;
+    b.precision = b.o.precision == ATTUNE_PRECISION_F32 ? PRECISION_F32 : PRECISION_AUTO;
     if (merge && !b.o.merge) b.o.merge = "f16";
-    double from = bench_now();
     code = kernels_select(err);
     if (code == ATTUNE_OK) code = pool_create(b.o.threads, &b.pool, err);
     if (code == ATTUNE_OK) code = model_open(base, FILE_MAP, &b.model, err);
-    b.r.seconds_load = bench_now() - from;
+    b.r.seconds_load = bench_now() - b.from;
     if (code == ATTUNE_OK) code = train ? bench_train(&b, err) : bench_run(&b, decode, prefill, err);
     /* before the limits are measured: their buffer is no part of the work */
-    if (getrusage(RUSAGE_SELF, &usage) == 0) b.r.peak_rss_mib = (double)usage.ru_maxrss / 1024.0;
-    if (code == ATTUNE_OK) code = limits_measure(b.pool, 1.0, &limits, err);
-    b.r.limit_gflops = limits.gflops;
-    b.r.limit_gbytes_per_s = limits.gbytes_per_s;
+    b.r.peak_rss_mib = bench_peak_mib();
+    if (code == ATTUNE_OK) code = measure_limits(&b, train, err);
     b.r.threads = b.pool ? pool_threads(b.pool) : 0;
     snprintf(b.r.kernels, sizeof b.r.kernels, "%s", kernels_get()->name);
     model_close(b.model);

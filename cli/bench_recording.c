@@ -5,7 +5,6 @@ void cli_bench_record_options(struct arguments *a, attune_bench_record_options *
     cli_option(a, option_path("dir", "DIR", "record: where stores are made for it; default $TMPDIR, else /tmp",
                               &o->folder));
     cli_option(a, option_integer("rate", "record: rows a second of each process; default 200", &o->rate, 1, 100000));
-    cli_option(a, option_integer("rows", "record: of the run flat out; default 100000", &o->rows, 1, 10000000));
     cli_option(a, option_flag("alone", "record: without a process beside that reads", alone));
 }
 

@@ -405,6 +405,10 @@ typedef struct attune_job attune_job;
 
 enum attune_from { ATTUNE_FROM_ACTIVE = 0, ATTUNE_FROM_FRESH = 1 };
 
+/* What training may round the factors of products with the base to. AUTO: what this machine is fastest with, within
+ * bounds that docs/benchmarks.md states; F32: nothing. Sums are f32 always, and so is what judges an adapter. */
+enum attune_precision { ATTUNE_PRECISION_SETTINGS = 0, ATTUNE_PRECISION_AUTO = 1, ATTUNE_PRECISION_F32 = 2 };
+
 typedef struct attune_progress {
     size_t size;
     const char *phase; /* "load", "plan", "before", "fold 1/3", "train", "after", "gate", "publish" */
@@ -431,6 +435,7 @@ typedef struct attune_job_options {
     const char *sys_root;  /* where the power sensors are read; default "/sys" */
     const unsigned char *key; /* of an encrypted store, as in attune_store_options */
     const char *key_file;
+    int precision;         /* enum attune_precision; of a new run: an unfinished one keeps its own */
 } attune_job_options;
 
 typedef struct attune_job_report {
@@ -446,7 +451,8 @@ typedef struct attune_job_report {
     int64_t examples, held_out, epochs, steps, steps_done, tokens; /* tokens: trained in this call */
     double seconds, tokens_per_s; /* of this call; training steps only for tokens_per_s */
     uint64_t peak_rss_bytes, planned_rss_bytes;
-    int64_t dropped_steps; /* steps whose loss or gradient was not finite */
+    int64_t dropped_steps; /* of the run, in all its trainings: steps whose loss or gradient was not finite */
+    int64_t layers, layers_kept; /* kept: whose activations memory allows to keep instead of computing them again */
 } attune_job_report;
 
 /* Opens the home's run: an unfinished one goes on as it was planned; otherwise a new one is
@@ -460,7 +466,8 @@ ATTUNE_API int attune_job_step(attune_job *job, attune_error *err);
 ATTUNE_API void attune_job_cancel(attune_job *job);
 ATTUNE_API int attune_job_report_get(const attune_job *job, attune_job_report *out, attune_error *err);
 ATTUNE_API void attune_job_close(attune_job *job);
-/* Peak resident memory that a job with these options would take, bytes. */
+/* Peak resident memory that a job with these options would take, bytes: what is allowed is used where it saves time.
+ * More than is allowed: the job would be refused, and this is the least that it needs. */
 ATTUNE_API int attune_job_memory(const char *home, const attune_job_options *options, uint64_t *bytes,
                                  attune_error *err);
 
@@ -618,6 +625,12 @@ typedef struct attune_bench_options {
     double seconds;   /* per measurement; default 3 */
     int64_t rank;
     const char *merge, *adapter;
+    /* train: */
+    const char *rows;      /* JSON Lines to learn from, each once an epoch in the file's order; NULL: random tokens */
+    int64_t epochs;        /* over rows; default 1 */
+    uint64_t memory_bytes; /* ceiling of the peak resident memory; 0: as a new home has it, or the least that does */
+    int precision;         /* enum attune_precision; SETTINGS is AUTO here */
+    const char *out;       /* the adapter that was learned from rows, a new file; NULL: not kept */
 } attune_bench_options;
 typedef struct attune_bench_result {
     size_t size;
@@ -628,6 +641,16 @@ typedef struct attune_bench_result {
     double gflops, gbytes_per_s;             /* what the work itself needed */
     char kernels[32];
     int threads;
+    /* train. With rows, `seconds` is from the call to the saved adapter, and rates are of that; else of the steps. */
+    int64_t rows, supervised_tokens, steps, dropped_steps; /* rows: of all epochs */
+    double rows_per_s, supervised_tokens_per_s;
+    double loss;              /* of the last step, nats a token */
+    double seconds_train;     /* of the steps alone; gflops are of these */
+    double limit_share;       /* of seconds_train, that the machine at its limits would need; 0: not known */
+    double base_share;        /* of all operations, those with the frozen base, in `arithmetic`; others are f32 */
+    double limit_base_gflops; /* of that arithmetic */
+    char arithmetic[16];      /* "f32", "int8", "bf16" */
+    double seconds_limits;    /* that measuring the limits took, after everything else */
 } attune_bench_result;
 /* kind: "train", "decode", "prefill", "merge". */
 ATTUNE_API int attune_bench(const char *base, const char *kind, const attune_bench_options *options,

@@ -40,6 +40,78 @@ static void test_kinds(void **state) {
     assert_true(r.tokens == 0 && r.tokens_per_s == 0);
 }
 
+/* ---- train on rows ---- */
+
+enum { ROWS = 6 };
+
+static const char *six_rows(struct homes *f) {
+    char text[2048] = "";
+    for (int i = 0; i < ROWS; i++)
+        snprintf(text + strlen(text), sizeof text - strlen(text),
+                 "{\"prompt\": \"Say number %d\", \"response\": \"It is %d, aye, and no other.\"}\n", i, i * i);
+    write_text(in_folder(f, "rows.jsonl"), text);
+    return in_folder(f, "rows.jsonl");
+}
+
+static attune_bench_options with_rows(struct homes *f, const char *out) {
+    attune_bench_options options;
+    ATTUNE_INIT(options);
+    options.threads = 2;
+    options.rows = six_rows(f);
+    options.out = out;
+    return options;
+}
+
+static void test_rows(void **state) {
+    struct homes *f = *state;
+    attune_bench_options options = with_rows(f, in_folder(f, "one.gguf"));
+    attune_bench_result one = bench(f, "train", &options), two;
+    assert_int_equal(one.rows, ROWS);
+    assert_int_equal(one.steps, 2); /* four rows, then two */
+    assert_true(one.supervised_tokens > ROWS && one.tokens > 2 * one.supervised_tokens && one.dropped_steps == 0);
+    assert_true(positive(one.loss) && positive(one.seconds_train) && one.seconds_train <= one.seconds);
+    assert_true(one.seconds >= one.seconds_load + one.seconds_train);
+    assert_true(fabs(one.rows_per_s * one.seconds - ROWS) < 1e-6);
+    assert_true(fabs(one.supervised_tokens_per_s * one.seconds - (double)one.supervised_tokens) < 1e-3);
+    assert_true(positive(one.seconds_limits) && one.base_share > 0 && one.base_share < 1);
+    assert_true(strlen(one.arithmetic) > 0 && isfinite(one.limit_share) && one.limit_share >= 0);
+
+    options.out = in_folder(f, "again.gguf");
+    options.threads = 1;
+    options.memory_bytes = (uint64_t)1 << 40;
+    OK(attune_bench(TINY_BASE, "train", &options, NULL, &f->err));
+    assert_true(same_files(in_folder(f, "one.gguf"), in_folder(f, "again.gguf")));
+
+    options.out = in_folder(f, "twice.gguf");
+    options.epochs = 2;
+    ATTUNE_INIT(two);
+    OK(attune_bench(TINY_BASE, "train", &options, &two, &f->err));
+    assert_int_equal(two.rows, 2 * one.rows);
+    assert_int_equal(two.steps, 2 * one.steps);
+    assert_int_equal(two.tokens, 2 * one.tokens);
+    assert_true(two.loss < one.loss);
+    assert_false(same_files(in_folder(f, "one.gguf"), in_folder(f, "twice.gguf")));
+}
+
+/* It learns from the rows what it is told to keep. */
+static void test_rows_adapter(void **state) {
+    struct homes *f = *state;
+    attune_bench_options options = with_rows(f, in_folder(f, "learned.gguf"));
+    attune_engine *base = NULL, *learned = NULL;
+    attune_eval_result before, after;
+    ATTUNE_INIT(before);
+    ATTUNE_INIT(after);
+    options.epochs = 20;
+    OK(attune_bench(TINY_BASE, "train", &options, NULL, &f->err));
+    OK(attune_engine_open_files(TINY_BASE, NULL, NULL, &base, &f->err));
+    OK(attune_engine_open_files(TINY_BASE, options.out, NULL, &learned, &f->err));
+    OK(attune_eval(base, options.rows, NULL, &before, &f->err));
+    OK(attune_eval(learned, options.rows, NULL, &after, &f->err));
+    if (!(after.nll < before.nll - 0.1)) fail_msg("loss %g before, %g after", before.nll, after.nll);
+    attune_engine_close(base);
+    attune_engine_close(learned);
+}
+
 static void refuse(struct homes *f, const char *base, const char *kind, const attune_bench_options *options, int code,
                    const char *word, const char *place) {
     attune_bench_result r;
@@ -87,9 +159,46 @@ static void test_refusals(void **state) {
     refuse(f, TINY_BASE, "train", &options, ATTUNE_ERROR_ARGUMENT, "ATTUNE_INIT", "attune_bench_options");
 }
 
+static void test_refused_rows(void **state) {
+    struct homes *f = *state;
+    attune_bench_options options = with_rows(f, in_folder(f, "new.gguf"));
+    refuse(f, TINY_BASE, "decode", &options, ATTUNE_ERROR_ARGUMENT, "for train", "");
+    options.rows = in_folder(f, "none.jsonl");
+    refuse(f, TINY_BASE, "train", &options, ATTUNE_ERROR_NOT_FOUND, "no such file", "none.jsonl");
+    write_text(in_folder(f, "empty.jsonl"), "\n");
+    options.rows = in_folder(f, "empty.jsonl");
+    refuse(f, TINY_BASE, "train", &options, ATTUNE_ERROR_ARGUMENT, "nothing to learn", "empty.jsonl");
+    write_text(in_folder(f, "bad.jsonl"), "{\"prompt\": 1}\n");
+    options.rows = in_folder(f, "bad.jsonl");
+    refuse(f, TINY_BASE, "train", &options, ATTUNE_ERROR_FORMAT, "", "bad.jsonl");
+    assert_false(exists(options.out));
+    options = with_rows(f, in_folder(f, "old.gguf"));
+    write_text(options.out, "mine");
+    refuse(f, TINY_BASE, "train", &options, ATTUNE_ERROR_STATE, "", "old.gguf");
+    options = with_rows(f, NULL);
+    options.epochs = -1;
+    refuse(f, TINY_BASE, "train", &options, ATTUNE_ERROR_ARGUMENT, "epochs", "");
+    options = with_rows(f, NULL);
+    options.precision = 9;
+    refuse(f, TINY_BASE, "train", &options, ATTUNE_ERROR_ARGUMENT, "precision", "");
+    options = quick();
+    options.precision = ATTUNE_PRECISION_F32;
+    refuse(f, TINY_BASE, "prefill", &options, ATTUNE_ERROR_ARGUMENT, "for train", "");
+    options = quick();
+    options.epochs = 2;
+    refuse(f, TINY_BASE, "train", &options, ATTUNE_ERROR_ARGUMENT, "rows", "");
+    options = quick();
+    options.out = in_folder(f, "new.gguf");
+    refuse(f, TINY_BASE, "train", &options, ATTUNE_ERROR_ARGUMENT, "rows", "");
+    options = quick();
+    options.memory_bytes = 1 << 20;
+    refuse(f, TINY_BASE, "train", &options, ATTUNE_ERROR_ARGUMENT, "MiB", "memory");
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, homes_setup, homes_teardown)
 
 int main(void) {
-    const struct CMUnitTest tests[] = {TEST(test_kinds), TEST(test_refusals)};
+    const struct CMUnitTest tests[] = {TEST(test_kinds), TEST(test_rows), TEST(test_rows_adapter), TEST(test_refusals),
+                                       TEST(test_refused_rows)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -146,7 +146,7 @@ refused "--time wants a value" train --time
 refused "--now takes no value" train --now=1
 refused "a text that begins with - goes after --" generate -x
 refused "has no option --energy" train --energy 5kJ
-refused "has no option --precision" train --precision f32
+refused "auto|f32" train --precision f16
 for value in 0 -1 "" 5x 20mm "20 m" 1m30s nan inf 0x10 1e400 .; do refused "--time wants" train "--time=$value"; done
 for value in 0 -1 "" 5x 4MB 1.5.G 0.5; do refused "--memory wants" train "--memory=$value"; done
 for value in 0 -1 +1 "" " 1" 1.0 1e3 99999999999999999999; do refused "--examples wants" train "--examples=$value"; done
@@ -224,10 +224,19 @@ for option in "--base x" "--rank 4" "--tokens 4" "--threads 1"; do
     # shellcheck disable=SC2086
     refused "bench record has no option ${option%% *}" bench record $option
 done
-for option in "--dir x" "--rows 4" "--rate 1" --alone; do
+for option in "--dir x" "--rate 1" --alone; do
     # shellcheck disable=SC2086
     refused "${option%% *} is for bench record" bench merge $option
 done
+for option in "--epochs 2" "--memory 1G" "--precision f32" "--out x"; do
+    # shellcheck disable=SC2086
+    refused "${option%% *} is for bench train" bench merge $option
+done
+refused "--rows is for bench train and bench record" bench merge --rows 4
+refused "bench record wants --rows N" bench record --rows some
+refused "go with --rows FILE" bench train --out x
+refused "--seconds says nothing" bench train --rows x --seconds 1
+refused "auto|f32" bench train --precision f16
 
 # ---- what is refused without a home, and where the home is looked for ----
 
@@ -435,6 +444,14 @@ expect 0 doctor --base "$ATTUNE_TEST_MODEL"
 expect 0 bench merge --seconds 0.1 --rank 4 --json
 json
 key tokens_per_s seconds seconds_load tokens peak_rss_mib limits gflops gbytes_per_s kernels threads
+printf '{"prompt": "Who goes there?", "response": "A friend."}\n' >"$D/friend.jsonl"
+expect 0 bench train --rows "$D/friend.jsonl" --out "$D/friend.gguf" --json
+json
+key tokens_per_s rows_per_s supervised_tokens supervised_tokens_per_s steps dropped_steps loss seconds_train limit_share \
+    base arithmetic share limit_gflops seconds_limits peak_rss_mib
+out '"rows": 1,'
+expect 0 eval "$D/friend.jsonl" --base "$ATTUNE_TEST_MODEL" --adapter "$D/friend.gguf" --merge none
+expect 1 bench train --rows "$D/friend.jsonl" --out "$D/friend.gguf"
 
 # ---- what is kept: a home of its own ----
 
