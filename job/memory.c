@@ -4,8 +4,9 @@
 
 /* ---- what is there in any case ---- */
 
-/* Measured, with a little to spare: code and data of the libraries, the heap, a connection to the store without its
- * cache; of each thread the stack and a heap; of each token and merge of the vocabulary the tokenizer's tables. */
+/* Chosen so that whole runs of a 135M base peak a little below what is told (docs/benchmarks.md): code and
+ * data of the libraries, the heap, a connection to the store without its cache; of each thread the stack and a heap;
+ * of each token of the vocabulary the tokenizer's tables. */
 static const uint64_t PROCESS = 12 << 20, EACH_THREAD = 256 << 10, EACH_TOKEN = 72;
 /* SQLite's cache: of each row what is read of it, up to the most that a connection keeps (datastore/connection.c). */
 static const uint64_t STORE_CACHE_ROW = 8 << 10, STORE_CACHE = 8000 << 10;

@@ -1,4 +1,4 @@
-/* The two products of bytes on ARM agree bit for bit (core/kernels/neon_int8.h); test_product.c tests what they give. */
+/* The two products of bytes on ARM agree bit for bit (core/kernels/neon_int8.h). What they give: test_product.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
