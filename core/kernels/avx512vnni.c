@@ -1,12 +1,12 @@
 /* AVX-512 VNNI: products of 8-bit factors, four at a time (vpdpbusd). The rest of the table is avx512's.
  *
- * Both sides are rounded to 8 bits in groups of GROUP terms with a scale each, scale = max |v| / 127, so that the
- * rounding of a factor is at most 1/254 of the largest in its group. Sums are whole numbers within a group and f32
- * from group to group:
+ * Both sides are rounded to 8 bits, HALF terms with one scale, scale = max |v| / 127, so that the rounding of a factor
+ * is at most 1/254 of the largest beside it. Sums are whole numbers over as many terms, and f32 from there on:
  *
- *     y[m, n] = sum over groups of  sx[m] sw[n] sum (x w),   sum (x w) = sum (x + 128) w - 128 sum w
+ *     y[m, n] = sum over halves of  sx[m] sw[n] sum (x w),   sum (x w) = sum (x + 128) w - 128 sum w
  *
- * as the instruction wants its first factor without a sign. A group that holds NaN or infinity makes y not finite. */
+ * as the instruction wants its first factor without a sign. NaN or infinity among the terms makes y not finite.
+ * Terms are packed in groups of two halves, which fill a register. */
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -14,17 +14,17 @@
 
 #include "core/kernels/tables.h"
 
-enum { GROUP = 64, STEPS = GROUP / 4, HEIGHT = 6, WIDTH = 32, PIECE_MAX = 256 };
+enum { HALF = 32, GROUP = 2 * HALF, STEPS = GROUP / 4, HEIGHT = 6, WIDTH = 32, PIECE_MAX = 256 };
 
 struct row_group {
     int32_t x[STEPS][HEIGHT]; /* four terms each, + 128 */
-    float scale[HEIGHT];
-    int32_t unused[10]; /* up to a line of the cache */
+    float scale[2][HEIGHT];
+    int32_t unused[4]; /* up to a line of the cache */
 };
 struct panel_group {
     int32_t w[STEPS][WIDTH]; /* four terms each */
-    int32_t sum[WIDTH];      /* -128 sum w */
-    float scale[WIDTH];
+    int32_t sum[2][WIDTH];   /* -128 sum w, of each half */
+    float scale[2][WIDTH];
 };
 _Static_assert(sizeof(struct row_group) % 64 == 0 && sizeof(struct panel_group) % 64 == 0, "aligned groups");
 
@@ -47,7 +47,7 @@ static inline __m512i size_bits(__m512 x) {
     return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
 }
 
-/* Of sixteen groups, by the largest in each; below LEAST, where 127 / most would overflow, a group is 0. */
+/* Of sixteen halves, by the largest in each; below LEAST, where 127 / most would overflow, all is 0. */
 static inline void scales_of(__m512 most, __m512 *scale, __m512 *inverse) {
     const __m512 LEAST = _mm512_set1_ps(1e-35f);
     __mmask16 some = _mm512_cmp_ps_mask(most, LEAST, _CMP_NLT_UQ); /* NaN too */
@@ -66,20 +66,19 @@ static inline struct terms load_terms(const float *x, size_t n) {
     return t;
 }
 
-/* The bits of the largest of n terms. */
-static inline uint32_t most_of(const float *x, size_t n) {
+/* The bits of the largest in each half of n terms. */
+static inline void most_of(uint32_t most[2][16], size_t at, const float *x, size_t n) {
     struct terms t = load_terms(x, n);
-    __m512i low = _mm512_max_epu32(size_bits(t.v[0]), size_bits(t.v[1]));
-    __m512i high = _mm512_max_epu32(size_bits(t.v[2]), size_bits(t.v[3]));
-    return _mm512_reduce_max_epu32(_mm512_max_epu32(low, high));
+    for (size_t h = 0; h < 2; h++)
+        most[h][at] = _mm512_reduce_max_epu32(_mm512_max_epu32(size_bits(t.v[2 * h]), size_bits(t.v[2 * h + 1])));
 }
 
 /* 64 terms in a byte each. */
-static inline __m512i round_terms(const float *x, size_t n, float inverse) {
+static inline __m512i round_terms(const float *x, size_t n, float inverse_0, float inverse_1) {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     struct terms t = load_terms(x, n);
     __m512i whole[4];
-    for (size_t i = 0; i < 4; i++) whole[i] = _mm512_cvtps_epi32(t.v[i] * _mm512_set1_ps(inverse));
+    for (size_t i = 0; i < 4; i++) whole[i] = _mm512_cvtps_epi32(t.v[i] * _mm512_set1_ps(i < 2 ? inverse_0 : inverse_1));
     __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(whole[0], whole[1]), _mm512_packs_epi32(whole[2], whole[3]));
     return _mm512_permutexvar_epi32(order, bytes);
 }
@@ -113,19 +112,22 @@ static void pack_rows(void *packed, const float *x, size_t ldx, size_t m, size_t
     struct row_group *group = packed;
     for (size_t i = 0; i < m; i += HEIGHT)
         for (size_t p = 0; p < k; p += GROUP, group++) {
-            uint32_t most[16] = {0};
-            float scales[16], inverses[16];
-            __m512 scale, inverse;
+            uint32_t most[2][16] = {0};
+            float scales[16], inverses[2][16];
             __m512i rows[HEIGHT];
             size_t n = smaller(m - i, HEIGHT);
-            for (size_t r = 0; r < n; r++) most[r] = most_of(x + (i + r) * ldx + p, k - p);
-            scales_of(_mm512_castsi512_ps(_mm512_loadu_si512(most)), &scale, &inverse);
-            _mm512_storeu_ps(scales, scale);
-            _mm512_storeu_ps(inverses, inverse);
+            for (size_t r = 0; r < n; r++) most_of(most, r, x + (i + r) * ldx + p, k - p);
+            for (size_t h = 0; h < 2; h++) {
+                __m512 scale, inverse;
+                scales_of(_mm512_castsi512_ps(_mm512_loadu_si512(most[h])), &scale, &inverse);
+                _mm512_storeu_ps(scales, scale);
+                _mm512_storeu_ps(inverses[h], inverse);
+                memcpy(group->scale[h], scales, sizeof group->scale[h]);
+            }
             for (size_t r = 0; r < HEIGHT; r++)
-                rows[r] = r < n ? round_terms(x + (i + r) * ldx + p, k - p, inverses[r]) : _mm512_setzero_si512();
+                rows[r] = r < n ? round_terms(x + (i + r) * ldx + p, k - p, inverses[0][r], inverses[1][r])
+                                : _mm512_setzero_si512();
             store_rows(group, rows);
-            memcpy(group->scale, scales, sizeof group->scale);
         }
 }
 
@@ -145,30 +147,40 @@ static inline void transpose(__m512i v[16]) {
     }
 }
 
+static inline void store_sums(struct panel_group *group, size_t first, size_t half, __m512i sum, __m512 scale) {
+    _mm512_store_si512(group->sum[half] + first, _mm512_sub_epi32(_mm512_setzero_si512(), sum));
+    _mm512_store_ps(group->scale[half] + first, scale);
+}
+
 /* Sixteen outputs of a group, from `first`: 64 terms each, and their scales. */
-static inline void store_outputs(struct panel_group *group, size_t first, __m512i outputs[16], __m512 scale) {
-    __m512i sum = _mm512_setzero_si512();
+static inline void store_outputs(struct panel_group *group, size_t first, __m512i outputs[16],
+                                 const __m512 scales[2]) {
     transpose(outputs);
-    for (size_t s = 0; s < STEPS; s++) {
-        _mm512_store_si512(group->w[s] + first, outputs[s]);
-        sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(SIGN), outputs[s]); /* 128 w */
+    for (size_t h = 0; h < 2; h++) {
+        __m512i sum = _mm512_setzero_si512();
+        for (size_t s = h * STEPS / 2; s < (h + 1) * STEPS / 2; s++) {
+            _mm512_store_si512(group->w[s] + first, outputs[s]);
+            sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(SIGN), outputs[s]); /* 128 w */
+        }
+        store_sums(group, first, h, sum, scales[h]);
     }
-    _mm512_store_si512(group->sum + first, _mm512_sub_epi32(_mm512_setzero_si512(), sum));
-    _mm512_store_ps(group->scale + first, scale);
 }
 
 static void outputs_of_floats(struct panel_group *group, size_t first, const float *x, size_t step, size_t n,
                               size_t terms) {
-    uint32_t most[16] = {0};
-    float inverses[16];
-    __m512 scale, inverse;
+    uint32_t most[2][16] = {0};
+    float inverses[2][16];
+    __m512 scales[2], inverse;
     __m512i outputs[16];
-    for (size_t r = 0; r < n; r++) most[r] = most_of(x + r * step, terms);
-    scales_of(_mm512_castsi512_ps(_mm512_loadu_si512(most)), &scale, &inverse);
-    _mm512_storeu_ps(inverses, inverse);
+    for (size_t r = 0; r < n; r++) most_of(most, r, x + r * step, terms);
+    for (size_t h = 0; h < 2; h++) {
+        scales_of(_mm512_castsi512_ps(_mm512_loadu_si512(most[h])), &scales[h], &inverse);
+        _mm512_storeu_ps(inverses[h], inverse);
+    }
     for (size_t r = 0; r < 16; r++)
-        outputs[r] = r < n ? round_terms(x + r * step, terms, inverses[r]) : _mm512_setzero_si512();
-    store_outputs(group, first, outputs, scale);
+        outputs[r] =
+            r < n ? round_terms(x + r * step, terms, inverses[0][r], inverses[1][r]) : _mm512_setzero_si512();
+    store_outputs(group, first, outputs, scales);
 }
 
 /* ---- whole groups of Q4_1, without a float for each weight: a table of sixteen rounded weights a block ---- */
@@ -182,21 +194,17 @@ static void outputs_of_q4_1(struct panel_group *group, size_t first, const unsig
     const __m512 all_quants = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i nibble = _mm512_set1_epi8(15);
     float d[2][16], minimum[2][16];
-    int32_t at[2][16];
-    __m512 db[2], mb[2], scale, inverse;
-    __m512i most = _mm512_setzero_si512(), outputs[16];
+    __m512 scales[2], inverse;
+    __m512i outputs[16];
     for (size_t b = 0; b < 2; b++) {
-        for (size_t r = 0; r < 16; r++) memcpy(&at[b][r], from + r * row_bytes + b * Q4_1_BYTES, sizeof at[b][r]);
-        __m512i halves = _mm512_loadu_si512(at[b]);
-        db[b] = low_halves(halves);
-        mb[b] = low_halves(_mm512_srli_epi32(halves, 16));
-        __m512 last = _mm512_fmadd_ps(db[b], _mm512_set1_ps(15), mb[b]);
-        most = _mm512_max_epu32(most, _mm512_max_epu32(size_bits(mb[b]), size_bits(last)));
-    }
-    scales_of(_mm512_castsi512_ps(most), &scale, &inverse);
-    for (size_t b = 0; b < 2; b++) {
-        _mm512_storeu_ps(d[b], db[b] * inverse);
-        _mm512_storeu_ps(minimum[b], mb[b] * inverse);
+        int32_t both[16];
+        for (size_t r = 0; r < 16; r++) memcpy(&both[r], from + r * row_bytes + b * Q4_1_BYTES, sizeof both[r]);
+        __m512i halves = _mm512_loadu_si512(both);
+        __m512 db = low_halves(halves), mb = low_halves(_mm512_srli_epi32(halves, 16));
+        __m512 last = _mm512_fmadd_ps(db, _mm512_set1_ps(15), mb);
+        scales_of(_mm512_castsi512_ps(_mm512_max_epu32(size_bits(mb), size_bits(last))), &scales[b], &inverse);
+        _mm512_storeu_ps(d[b], db * inverse);
+        _mm512_storeu_ps(minimum[b], mb * inverse);
     }
     for (size_t r = 0; r < 16; r++) {
         __m128i quants[2], weights[2];
@@ -212,39 +220,28 @@ static void outputs_of_q4_1(struct panel_group *group, size_t first, const unsig
                                            _mm256_broadcastsi128_si256(weights[1]), 1);
         outputs[r] = _mm512_shuffle_epi8(table, _mm512_and_si512(q, nibble));
     }
-    store_outputs(group, first, outputs, scale);
+    store_outputs(group, first, outputs, scales);
 }
 
-/* ---- whole groups of Q8_0: rounded from one scale to another ---- */
+/* ---- whole groups of Q8_0: as they are ---- */
 
 enum { Q8_0_BYTES = 34, Q8_0_QUANTS = 2 };
 
 static void outputs_of_q8_0(struct panel_group *group, size_t first, const unsigned char *from, size_t row_bytes) {
-    const __m512i in_order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-    int16_t ratios[2][16];
-    uint16_t halves[2][16];
-    __m512 d[2], scale, inverse;
-    __m512i outputs[16], most = _mm512_setzero_si512();
+    __m512 scales[2];
+    __m512i outputs[16];
     for (size_t b = 0; b < 2; b++) {
-        for (size_t r = 0; r < 16; r++) memcpy(&halves[b][r], from + r * row_bytes + b * Q8_0_BYTES, sizeof(uint16_t));
-        d[b] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)halves[b]));
-        most = _mm512_max_epu32(most, size_bits(d[b]));
-    }
-    scales_of(_mm512_castsi512_ps(most) * _mm512_set1_ps(127), &scale, &inverse);
-    for (size_t b = 0; b < 2; b++) { /* in units of 2^-15, as the multiplication wants them */
-        __m512 ratio = _mm512_min_ps(d[b] * inverse * _mm512_set1_ps(32768), _mm512_set1_ps(32767));
-        _mm256_storeu_si256((__m256i *)ratios[b], _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(ratio)));
+        uint16_t d[16];
+        for (size_t r = 0; r < 16; r++) memcpy(&d[r], from + r * row_bytes + b * Q8_0_BYTES, sizeof d[r]);
+        scales[b] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)d));
     }
     for (size_t r = 0; r < 16; r++) {
-        __m512i block[2];
-        for (size_t b = 0; b < 2; b++) {
-            const unsigned char *quants = from + r * row_bytes + b * Q8_0_BYTES + Q8_0_QUANTS;
-            __m512i q = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)quants));
-            block[b] = _mm512_mulhrs_epi16(q, _mm512_set1_epi16(ratios[b][r]));
-        }
-        outputs[r] = _mm512_permutexvar_epi64(in_order, _mm512_packs_epi16(block[0], block[1]));
+        const unsigned char *block = from + r * row_bytes + Q8_0_QUANTS;
+        __m256i low = _mm256_loadu_si256((const __m256i *)block);
+        __m256i high = _mm256_loadu_si256((const __m256i *)(block + Q8_0_BYTES));
+        outputs[r] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
     }
-    store_outputs(group, first, outputs, scale);
+    store_outputs(group, first, outputs, scales);
 }
 
 static void pack_forward(void *panels, const struct matrix *w, size_t r0, size_t n, size_t c0, size_t k) {
@@ -274,26 +271,31 @@ static void pack_forward(void *panels, const struct matrix *w, size_t r0, size_t
     }
 }
 
-/* Sixteen outputs of a group, whose terms are `step` floats apart. */
-static inline void quantize_columns(struct panel_group *group, size_t first, const float *x, size_t step, size_t k) {
+/* Sixteen outputs of a half, whose terms are `step` floats apart. */
+static inline void half_of_columns(struct panel_group *group, size_t first, size_t half, const float *x, size_t step,
+                                   size_t k) {
     __m512i most = _mm512_setzero_si512(), sum = most;
     __m512 scale, inverse;
     for (size_t p = 0; p < k; p++) most = _mm512_max_epu32(most, size_bits(_mm512_loadu_ps(x + p * step)));
     scales_of(_mm512_castsi512_ps(most), &scale, &inverse);
     /* bytes 0 4 8 12, 1 5 9 13, ...: four terms of an output beside each other */
     const __m512i turn = _mm512_set4_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400);
-    for (size_t p = 0; p < GROUP; p += 4) {
+    for (size_t p = 0; p < HALF; p += 4) {
         __m512i four[4];
         for (size_t i = 0; i < 4; i++)
             four[i] = p + i < k ? _mm512_cvtps_epi32(_mm512_loadu_ps(x + (p + i) * step) * inverse)
                                 : _mm512_setzero_si512();
         __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(four[0], four[1]), _mm512_packs_epi32(four[2], four[3]));
         bytes = _mm512_shuffle_epi8(bytes, turn);
-        _mm512_store_si512(group->w[p / 4] + first, bytes);
+        _mm512_store_si512(group->w[(half * HALF + p) / 4] + first, bytes);
         sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(SIGN), bytes); /* 128 w */
     }
-    _mm512_store_si512(group->sum + first, _mm512_sub_epi32(_mm512_setzero_si512(), sum));
-    _mm512_store_ps(group->scale + first, scale);
+    store_sums(group, first, half, sum, scale);
+}
+
+static inline void outputs_of_columns(struct panel_group *group, size_t first, const float *x, size_t step, size_t k) {
+    half_of_columns(group, first, 0, x, step, smaller(k, HALF));
+    half_of_columns(group, first, 1, x + HALF * step, step, k > HALF ? k - HALF : 0);
 }
 
 static void pack_backward(void *panels, const struct matrix *w, size_t c0, size_t n, size_t r0, size_t k) {
@@ -312,8 +314,8 @@ static void pack_backward(void *panels, const struct matrix *w, size_t c0, size_
             }
             for (size_t i = 0; i < columns; i += WIDTH) {
                 struct panel_group *group = (struct panel_group *)panels + (c + i) / WIDTH * groups_of(k) + p / GROUP;
-                quantize_columns(group, 0, unpacked + i, piece, terms);
-                quantize_columns(group, 16, unpacked + i + 16, piece, terms);
+                outputs_of_columns(group, 0, unpacked + i, piece, terms);
+                outputs_of_columns(group, 16, unpacked + i + 16, piece, terms);
             }
         }
     }
@@ -326,24 +328,26 @@ static inline __attribute__((always_inline)) void tile(float *y, size_t ldy, con
                                                        size_t groups, int accumulate) {
     __m512 sums[HEIGHT][2];
     for (int i = 0; i < HEIGHT; i++) sums[i][0] = sums[i][1] = _mm512_setzero_ps();
-    for (; groups > 0; groups--, rows++, panel++) {
+    for (size_t half = 0; half < 2 * groups; half++) {
+        const struct row_group *row = rows + half / 2;
+        const struct panel_group *group = panel + half / 2;
         __m512i whole[HEIGHT][2];
-        __m512i sum0 = _mm512_load_si512(panel->sum), sum1 = _mm512_load_si512(panel->sum + 16);
+        __m512i sum0 = _mm512_load_si512(group->sum[half % 2]), sum1 = _mm512_load_si512(group->sum[half % 2] + 16);
         for (int i = 0; i < HEIGHT; i++) {
             whole[i][0] = sum0;
             whole[i][1] = sum1;
         }
-        for (int s = 0; s < STEPS; s++) {
-            __m512i w0 = _mm512_load_si512(panel->w[s]), w1 = _mm512_load_si512(panel->w[s] + 16);
+        for (size_t s = half % 2 * STEPS / 2, n_steps = 0; n_steps < STEPS / 2; s++, n_steps++) {
+            __m512i w0 = _mm512_load_si512(group->w[s]), w1 = _mm512_load_si512(group->w[s] + 16);
             for (int i = 0; i < HEIGHT; i++) {
-                __m512i x = _mm512_set1_epi32(rows->x[s][i]);
+                __m512i x = _mm512_set1_epi32(row->x[s][i]);
                 whole[i][0] = _mm512_dpbusd_epi32(whole[i][0], x, w0);
                 whole[i][1] = _mm512_dpbusd_epi32(whole[i][1], x, w1);
             }
         }
-        __m512 s0 = _mm512_load_ps(panel->scale), s1 = _mm512_load_ps(panel->scale + 16);
+        __m512 s0 = _mm512_load_ps(group->scale[half % 2]), s1 = _mm512_load_ps(group->scale[half % 2] + 16);
         for (int i = 0; i < HEIGHT; i++) {
-            __m512 scale = _mm512_set1_ps(rows->scale[i]);
+            __m512 scale = _mm512_set1_ps(row->scale[half % 2][i]);
             sums[i][0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole[i][0]), scale * s0, sums[i][0]);
             sums[i][1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole[i][1]), scale * s1, sums[i][1]);
         }
