@@ -388,7 +388,8 @@ static void check_together(enum block_type type, size_t T, size_t R, size_t rows
     size_scratch(T, rows, cols, 1);
     double *values;
     struct matrix w = random_matrix(type, rows, cols, 9, &values);
-    float *x = noise(T * cols, 1, 1), *a = noise(R * cols, 2, 1), *b = noise(rows * R, 3, 1), *dy = noise(T * rows, 4, 1);
+    float *x = noise(T * cols, 1, 1), *a = noise(R * cols, 2, 1), *b = noise(rows * R, 3, 1);
+    float *dy = noise(T * rows, 4, 1);
     struct low_rank pair = {a, b, 0.37f, R}, none = {0};
     struct output y[3] = {output(T * rows, NULL), output(T * rows, NULL), output(T * rows, NULL)};
     struct output xa[2] = {output(T * R, NULL), output(T * R, NULL)}, dyb = output(T * R, NULL);

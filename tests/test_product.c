@@ -237,7 +237,8 @@ static void what_is_not_finite_shows(const struct kernels *table, const struct p
         for (size_t i = 0; i < 9; i++)
             for (size_t j = 0; j < 40; j++) {
                 float weighs = weight(&c, j, 70), y = c.y[i * (40 + EDGE) + j];
-                if (i != 4 ? !isfinite(y) : weighs != 0 && isfinite(y)) fail_msg("%s [%zu, %zu]: %g", c.name, i, j, (double)y);
+                if (i != 4 ? !isfinite(y) : weighs != 0 && isfinite(y))
+                    fail_msg("%s [%zu, %zu]: %g", c.name, i, j, (double)y);
             }
         end(&c);
     }

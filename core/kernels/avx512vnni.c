@@ -78,7 +78,8 @@ static inline __m512i round_terms(const float *x, size_t n, float inverse_0, flo
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     struct terms t = load_terms(x, n);
     __m512i whole[4];
-    for (size_t i = 0; i < 4; i++) whole[i] = _mm512_cvtps_epi32(t.v[i] * _mm512_set1_ps(i < 2 ? inverse_0 : inverse_1));
+    for (size_t i = 0; i < 4; i++)
+        whole[i] = _mm512_cvtps_epi32(t.v[i] * _mm512_set1_ps(i < 2 ? inverse_0 : inverse_1));
     __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(whole[0], whole[1]), _mm512_packs_epi32(whole[2], whole[3]));
     return _mm512_permutexvar_epi32(order, bytes);
 }
