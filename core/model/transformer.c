@@ -165,8 +165,7 @@ static void layer_activate(const struct layer_run *r, const float *x) {
     rope_apply(r->ops, a->k, r->positions, r->table, &m->rope, m->KV, m->D, r->T, 0);
     attend(r);
     project(r, (enum target[]){TARGET_OUTPUT}, (float *[]){a->x2}, 1, a->o);
-    add_rows(r->ops, a->x2, x, r->T * m->C);
-    norm_ffn(r);
+    add_rms_norm_forward(r->ops, r->work->h, a->x2, x, r->layer->ffn_norm, m->eps, r->T, m->C);
     project(r, (enum target[]){TARGET_GATE, TARGET_UP}, (float *[]){a->gate, a->up}, 2, r->work->h);
     activate(r);
 }
