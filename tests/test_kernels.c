@@ -15,10 +15,7 @@
 
 #include "core/base/random.h"
 #include "core/kernels/kernels.h"
-
-static const enum block_type types[] = {BLOCK_F32,  BLOCK_F16,  BLOCK_BF16, BLOCK_Q4_0, BLOCK_Q4_1, BLOCK_Q5_0,
-                                        BLOCK_Q5_1, BLOCK_Q8_0, BLOCK_Q4_K, BLOCK_Q5_K, BLOCK_Q6_K};
-enum { TYPES = sizeof types / sizeof *types };
+#include "tests/made_blocks.h"
 
 static const struct kernels *scalar(void) {
     const struct kernels *const *table = kernels_all();
@@ -26,11 +23,8 @@ static const struct kernels *scalar(void) {
     return *table;
 }
 
-static uint64_t random_index;
-static uint32_t random_bits(void) { return (uint32_t)random_u64(1, random_index++); }
-static float random_float(void) { return 2 * random_uniform(2, random_index++) - 1; }
 static void fill(float *x, size_t n) {
-    for (size_t i = 0; i < n; i++) x[i] = random_float();
+    for (size_t i = 0; i < n; i++) x[i] = made_float();
 }
 
 /* Memory that ends where it should, so that a sanitizer sees a read past the end, at an odd address. */
@@ -57,35 +51,10 @@ static struct row row_of(size_t n) {
 
 /* ---- rows ---- */
 
-static void put_half(unsigned char *p, float value) {
-    uint16_t half = half_from_float(value);
-    memcpy(p, &half, 2);
-}
-
-static float half_in_bits(uint32_t bits) { return (float)(bits % 2000) / 4000 - 0.25f; }
-
-/* Any bytes are a valid block but for halves that are not finite: those are put in. scale 0: all d are 0. */
-static void random_row(unsigned char *row, enum block_type type, size_t n, float scale) {
-    const struct block_format *format = block_format_get(type);
-    size_t bytes = block_row_bytes(type, n);
-    for (size_t i = 0; i < bytes; i++) row[i] = (unsigned char)random_bits();
-    for (size_t b = 0; b < n / format->elements; b++) {
-        unsigned char *block = row + b * format->bytes;
-        float d = scale * half_in_bits(random_bits()), m = scale * half_in_bits(random_bits());
-        if (type == BLOCK_F32) memcpy(block, &d, 4);
-        if (type == BLOCK_F16) put_half(block, d);
-        if (type == BLOCK_BF16) memcpy(block, (unsigned char *)&d + 2, 2);
-        if (format->elements == 1) continue;
-        put_half(block + (type == BLOCK_Q6_K ? 208 : 0), d);
-        int has_minimum = type == BLOCK_Q4_1 || type == BLOCK_Q5_1 || type == BLOCK_Q4_K || type == BLOCK_Q5_K;
-        if (has_minimum) put_half(block + 2, m);
-    }
-}
-
 static void check_row(const struct kernels *table, enum block_type type, size_t n, float scale) {
     struct bytes blocks = bytes_odd(block_row_bytes(type, n));
     struct row x = row_of(n), expected = row_of(n), got = row_of(n);
-    random_row(blocks.data, type, n, scale);
+    made_row(blocks.data, type, n, scale);
 
     scalar()->dequantize[type](expected.data, blocks.data, n);
     table->dequantize[type](got.data, blocks.data, n);
@@ -109,39 +78,39 @@ static void check_row(const struct kernels *table, enum block_type type, size_t 
 
 static void check_rows(const struct kernels *table) {
     static const size_t blocks[] = {0, 1, 2, 3, 18, 48};
-    for (size_t t = 0; t < TYPES; t++) {
-        size_t elements = block_format_get(types[t])->elements;
+    for (size_t t = 0; t < MADE_TYPES; t++) {
+        size_t elements = block_format_get(made_types[t])->elements;
         if (elements == 1) {
-            for (size_t n = 0; n <= 67; n++) check_row(table, types[t], n, 1);
-            check_row(table, types[t], 576, 1);
-            check_row(table, types[t], 1536, 1);
-            check_row(table, types[t], 8 * 1024 + 35, 1); /* over the pieces that long rows are taken in */
+            for (size_t n = 0; n <= 67; n++) check_row(table, made_types[t], n, 1);
+            check_row(table, made_types[t], 576, 1);
+            check_row(table, made_types[t], 1536, 1);
+            check_row(table, made_types[t], 8 * 1024 + 35, 1); /* over the pieces that long rows are taken in */
         } else {
             for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
-                check_row(table, types[t], blocks[i] * elements, 1);
-            check_row(table, types[t], 8192 + 3 * elements, 1);
+                check_row(table, made_types[t], blocks[i] * elements, 1);
+            check_row(table, made_types[t], 8192 + 3 * elements, 1);
         }
-        check_row(table, types[t], 4 * elements, 0);
-        check_row(table, types[t], 4 * elements, 0x1p-14f); /* most scales are subnormal halves */
+        check_row(table, made_types[t], 4 * elements, 0);
+        check_row(table, made_types[t], 4 * elements, 0x1p-14f); /* most scales are subnormal halves */
     }
 }
 
 /* Every byte and every fifth bit in every place, at d = 1 and m = 0 or 1: no tolerance hides a wrong quant. */
 static void check_quants(const struct kernels *table) {
-    for (size_t t = 0; t < TYPES; t++) {
-        const struct block_format *format = block_format_get(types[t]);
+    for (size_t t = 0; t < MADE_TYPES; t++) {
+        const struct block_format *format = block_format_get(made_types[t]);
         if (format->elements == 1) continue;
         unsigned char block[256];
         float expected[256], got[256], unit[256] = {0};
         for (int round = 0; round < 64; round++) {
-            random_row(block, types[t], format->elements, 1);
-            put_half(block + (types[t] == BLOCK_Q6_K ? 208 : 0), 1);
-            scalar()->dequantize[types[t]](expected, block, format->elements);
-            table->dequantize[types[t]](got, block, format->elements);
+            made_row(block, made_types[t], format->elements, 1);
+            made_half(block + (made_types[t] == BLOCK_Q6_K ? 208 : 0), 1);
+            scalar()->dequantize[made_types[t]](expected, block, format->elements);
+            table->dequantize[made_types[t]](got, block, format->elements);
             assert_memory_equal(got, expected, format->elements * sizeof *got);
             for (size_t i = 0; i < format->elements; i++) {
                 unit[i] = 1;
-                float value = table->row_dot[types[t]](block, unit, format->elements);
+                float value = table->row_dot[made_types[t]](block, unit, format->elements);
                 unit[i] = 0;
                 if (fabsf(value - expected[i]) > 1e-4f)
                     fail_msg("%s %s element %zu: %g, not %g", table->name, format->name, i, value, expected[i]);
@@ -152,17 +121,17 @@ static void check_quants(const struct kernels *table) {
 
 static void check_row_groups(const struct kernels *table) {
     enum { ROWS = 7, COLS = 4096 + 512, PADDING = 13 };
-    for (size_t t = 0; t < TYPES; t++) {
-        size_t bytes = block_row_bytes(types[t], COLS) + PADDING;
+    for (size_t t = 0; t < MADE_TYPES; t++) {
+        size_t bytes = block_row_bytes(made_types[t], COLS) + PADDING;
         struct bytes rows = bytes_odd(ROWS * bytes);
         float *x = malloc(COLS * sizeof *x), out[ROWS + 1];
         fill(x, COLS);
-        for (size_t r = 0; r < ROWS; r++) random_row(rows.data + r * bytes, types[t], COLS, 1);
+        for (size_t r = 0; r < ROWS; r++) made_row(rows.data + r * bytes, made_types[t], COLS, 1);
         for (size_t count = 0; count <= ROWS; count++) {
             for (size_t r = 0; r <= ROWS; r++) out[r] = -77;
-            table->row_dots[types[t]](out, rows.data, bytes, count, x, COLS);
+            table->row_dots[made_types[t]](out, rows.data, bytes, count, x, COLS);
             for (size_t r = 0; r < count; r++) {
-                float alone = table->row_dot[types[t]](rows.data + r * bytes, x, COLS);
+                float alone = table->row_dot[made_types[t]](rows.data + r * bytes, x, COLS);
                 assert_memory_equal(&out[r], &alone, sizeof alone);
             }
             assert_true(out[count] == -77);
@@ -231,13 +200,13 @@ static void check_gemm_case(const struct kernels *table, const struct gemm_case 
     free(before);
 }
 
-static size_t up_to(size_t limit) { return 1 + random_bits() % limit; }
+static size_t up_to(size_t limit) { return 1 + made_bits() % limit; }
 
 static void check_random_products(const struct kernels *table) {
     static const float factors[] = {0, 1, 0.5f, -2};
     for (int round = 0; round < 600; round++) {
-        struct gemm_case p = {round & 1, round >> 1 & 1, up_to(70), up_to(70), up_to(70), factors[random_bits() % 4],
-                            factors[random_bits() % 4]};
+        struct gemm_case p = {round & 1, round >> 1 & 1, up_to(70), up_to(70), up_to(70), factors[made_bits() % 4],
+                            factors[made_bits() % 4]};
         check_gemm_case(table, &p);
     }
     for (int transposes = 0; transposes < 4; transposes++) { /* long sums; many rows; few columns */
@@ -370,7 +339,7 @@ static void check_softmax(const struct kernels *table) {
     size_t n = 1;
     do {
         float *x = malloc(n * sizeof *x), *original = malloc(n * sizeof *original); /* exact: see bytes_odd */
-        for (size_t i = 0; i < n; i++) original[i] = 12 * random_float() + 300;
+        for (size_t i = 0; i < n; i++) original[i] = 12 * made_float() + 300;
         if (n > 4) original[n - 2] = -INFINITY, original[1] = -1e30f;
         double sum = 0;
         float max = original[0];
@@ -567,7 +536,7 @@ static void check_transpose(const struct kernels *table) {
 
 static void run(void (*check)(const struct kernels *)) {
     for (const struct kernels *const *table = kernels_all(); *table; table++) {
-        random_index = 0;
+        made_index = 0;
         if ((*table)->supported()) check(*table);
     }
 }
