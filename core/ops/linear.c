@@ -10,6 +10,7 @@ enum {
     PACKED_TERMS = 4096, /* terms of which packed rows exist at once: bounds the memory under the LM head */
     PACK_ROWS = 48,      /* rows that a task packs, about */
     WIDEST_BLOCK = 256,
+    FINE = 32,           /* outputs of the smallest task, or a block */
     PAIR_CHUNK = 64,
     PAIR_COLUMNS = 128
 };
@@ -76,7 +77,9 @@ static void forward_few(void *argument, size_t i, int worker) {
 struct multiplication {
     const struct ops *ops;
     const struct linear *jobs;
-    size_t n_jobs, T, first, last, region;
+    size_t n_jobs, T, first, last;
+    size_t region; /* outputs of a task */
+    size_t fine;   /* of the last job's outputs, about, in tasks of FINE: workers then end at about the same time */
     int backward, accumulate;
 };
 
@@ -84,10 +87,25 @@ static size_t terms_of(const struct matrix *w, int backward) { return backward ?
 static size_t outputs_of(const struct matrix *w, int backward) { return backward ? w->cols : w->rows; }
 static int has_pair(const struct linear *job) { return job->pair && job->pair->rank > 0; }
 
-/* Outputs of a task: whole blocks where they are columns. */
-static size_t region_of(const struct multiplication *m, const struct matrix *w) {
+/* About `outputs` of a matrix: whole blocks where they are columns. */
+static size_t whole_blocks(const struct multiplication *m, const struct matrix *w, size_t outputs) {
     size_t block = m->backward ? block_format_get(w->type)->elements : 1;
-    return chunks(m->region, block) * block;
+    return chunks(outputs, block) * block;
+}
+
+/* A job's outputs up to `coarse` make tasks of `region`, the others of `fine`. */
+struct cut {
+    size_t outputs, coarse, region, fine;
+};
+static struct cut cut_of(const struct multiplication *m, size_t j) {
+    const struct matrix *w = m->jobs[j].w;
+    size_t fine = j + 1 == m->n_jobs ? m->fine : 0;
+    struct cut cut = {outputs_of(w, m->backward), 0, whole_blocks(m, w, m->region), whole_blocks(m, w, FINE)};
+    cut.coarse = fine < cut.outputs ? (cut.outputs - fine) / cut.region * cut.region : 0;
+    return cut;
+}
+static size_t cut_tasks(const struct cut *cut) {
+    return cut->coarse / cut->region + chunks(cut->outputs - cut->coarse, cut->fine);
 }
 
 /* Rows that a task packs: whole heights of both products. */
@@ -159,14 +177,12 @@ static void multiply_task(void *argument, size_t i, int worker) {
     const struct multiplication *m = argument;
     const struct product *product = m->ops->product;
     size_t j = 0;
-    for (;; j++) {
-        size_t tasks = chunks(outputs_of(m->jobs[j].w, m->backward), region_of(m, m->jobs[j].w));
-        if (i < tasks) break;
-        i -= tasks;
-    }
+    struct cut cut = cut_of(m, 0);
+    for (; i >= cut_tasks(&cut); cut = cut_of(m, ++j)) i -= cut_tasks(&cut);
     const struct linear *job = &m->jobs[j];
-    size_t outputs = outputs_of(job->w, m->backward), region = region_of(m, job->w);
-    size_t o0 = i * region, n = min_size(region, outputs - o0);
+    size_t outputs = cut.outputs, coarse = cut.coarse / cut.region;
+    size_t o0 = i < coarse ? i * cut.region : cut.coarse + (i - coarse) * cut.fine;
+    size_t n = i < coarse ? cut.region : min_size(cut.fine, outputs - o0);
     void *panels = m->ops->scratch + (size_t)worker * m->ops->scratch_floats;
     const unsigned char *packed = m->ops->packed;
     for (size_t at = m->first; at < m->last; at += product->terms) {
@@ -183,12 +199,15 @@ static void multiply_task(void *argument, size_t i, int worker) {
 
 /* Smaller tasks where there would be too few for all workers. */
 static size_t count_tasks(struct multiplication *m) {
-    size_t enough = 3 * (size_t)pool_threads(m->ops->pool), tasks = 0;
-    for (m->region = m->ops->product->region;; m->region = (m->region / 2 + 31) / 32 * 32) {
+    size_t threads = (size_t)pool_threads(m->ops->pool), tasks = 0;
+    m->fine = threads > 1 ? 2 * threads * FINE : 0;
+    for (m->region = m->ops->product->region;; m->region = chunks(m->region / 2, FINE) * FINE) {
         tasks = 0;
-        for (size_t j = 0; j < m->n_jobs; j++)
-            tasks += chunks(outputs_of(m->jobs[j].w, m->backward), region_of(m, m->jobs[j].w));
-        if (tasks >= enough || m->region <= 32) return tasks;
+        for (size_t j = 0; j < m->n_jobs; j++) {
+            struct cut cut = cut_of(m, j);
+            tasks += cut_tasks(&cut);
+        }
+        if (tasks >= 3 * threads || m->region <= FINE) return tasks;
     }
 }
 
