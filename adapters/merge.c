@@ -8,23 +8,19 @@
 
 enum { TILE_ROWS = 32 }; /* of one task: under a millisecond, so that cancelling is prompt */
 
-static const char *const names[] = {"none", "f16", "q8", "same"};
+static const char *const names[] = {"none", "f16", "q8", "same", "calibrated", "auto"};
 
-const char *merge_mode_name(enum merge_mode mode) { return (unsigned)mode <= MERGE_SAME ? names[mode] : "unknown"; }
+const char *merge_mode_name(enum merge_mode mode) { return (unsigned)mode < MERGE_MODES ? names[mode] : "unknown"; }
 
 int merge_mode_parse(const char *text, enum merge_mode *mode, attune_error *err) {
-    for (int i = MERGE_NONE; i <= MERGE_SAME; i++) {
+    for (int i = MERGE_NONE; i < MERGE_MODES; i++) {
         if (strcmp(text, names[i]) != 0) continue;
         *mode = (enum merge_mode)i;
         return ATTUNE_OK;
     }
-    return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "unknown merge mode \"%.64s\": none, f16, q8 or same", text);
+    return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "unknown merge mode \"%.64s\": none, same, calibrated, q8, f16 or auto",
+                     text);
 }
-
-struct merged {
-    struct arena arena; /* the layers and the merged matrices */
-    struct model_layer *layers;
-};
 
 static enum block_type type_for(const struct matrix *w, enum merge_mode mode) {
     return mode == MERGE_F16 ? BLOCK_F16 : mode == MERGE_Q8 ? BLOCK_Q8_0 : w->type;
@@ -199,7 +195,8 @@ static size_t scratch_cols(const struct model *model) {
 }
 
 int merge_create(const struct model *model, const struct lora *lora, enum merge_mode mode, struct pool *pool,
-                 struct merged **out, attune_error *err) {
+                 const struct merge_progress *progress, struct merged **out, attune_error *err) {
+    (void)progress;
     int code = mode_check(model, lora, mode, err);
     if (code != ATTUNE_OK) return code;
     struct merge_task task = {0};
@@ -226,10 +223,9 @@ out:
 void merge_destroy(struct merged *merged) {
     if (!merged) return;
     arena_free(&merged->arena);
+    gguf_close(merged->gguf);
     free(merged);
 }
-
-const struct model_layer *merge_layers(const struct merged *merged) { return merged->layers; }
 
 /* ---- one layer at a time ---- */
 

@@ -7,16 +7,28 @@
 
 #include "adapters/lora.h"
 
-enum merge_mode { MERGE_NONE, MERGE_F16, MERGE_Q8, MERGE_SAME };
+enum merge_mode { MERGE_NONE, MERGE_F16, MERGE_Q8, MERGE_SAME, MERGE_CALIBRATED, MERGE_AUTO };
+enum { MERGE_MODES = MERGE_AUTO + 1 };
 const char *merge_mode_name(enum merge_mode mode);
 int merge_mode_parse(const char *text, enum merge_mode *mode, attune_error *err);
 
-struct merged; /* owns the merged matrices */
+/* Merged matrices: made here, or mapped out of a cache (merged_cache.h). */
+struct merged {
+    struct arena arena;         /* the layers, and the matrices that were made */
+    struct model_layer *layers; /* (L) */
+    struct gguf *gguf;          /* the file that the matrices were mapped from; NULL: they were made here */
+};
+/* Told the share done, 0 to 1, on the calling thread; non-zero cancels. */
+struct merge_progress {
+    int (*report)(double share, void *user);
+    void *user;
+};
+/* progress may be NULL. Not for none, nor auto, nor calibrated, which is made of a person's rows. */
 int merge_create(const struct model *model, const struct lora *lora, enum merge_mode mode, struct pool *pool,
-                 struct merged **out, attune_error *err);
+                 const struct merge_progress *progress, struct merged **out, attune_error *err);
 void merge_destroy(struct merged *merged);
 /* (L), with merged matrices in place of the base's */
-const struct model_layer *merge_layers(const struct merged *merged);
+static inline const struct model_layer *merge_layers(const struct merged *merged) { return merged->layers; }
 /* Bytes that merge_create would take for an adapter on these targets (bits of enum target). */
 size_t merge_bytes(const struct model *model, uint32_t targets, enum merge_mode mode);
 

@@ -54,7 +54,7 @@ static int with_weights(struct bench *b, struct lora **lora, struct merged **mer
     w->pairs = (*lora)->pairs;
     if (mode == MERGE_NONE) return ATTUNE_OK;
     double from = bench_now();
-    code = merge_create(b->model, *lora, mode, b->pool, merged, err);
+    code = merge_create(b->model, *lora, mode, b->pool, NULL, merged, err);
     if (code != ATTUNE_OK) return code;
     b->r.seconds = bench_now() - from;
     w->layers = merge_layers(*merged);
@@ -69,15 +69,15 @@ static int run_tokens(struct bench *b, const struct weights *w, size_t rank, siz
     float *logits = malloc(b->model->V * sizeof *logits);
     double from = 0, seconds = 0;
     int code = ids && logits ? ATTUNE_OK : error_set_memory(err, "tokens", b->tokens * sizeof *ids);
-    if (code == ATTUNE_OK) code = kv_cache_create(b->model, b->tokens, &cache, err);
-    if (code == ATTUNE_OK) code = decoding_pass_create(b->model, b->pool, b->tokens, rank, &pass, err);
+    if (code == ATTUNE_OK) code = kv_cache_create(b->model, b->tokens, BLOCK_F32, &cache, err);
+    if (code == ATTUNE_OK) code = decoding_pass_create(b->model, b->pool, b->tokens, rank, PRECISION_F32, &pass, err);
     if (code != ATTUNE_OK) goto out;
     bench_random_tokens(ids, b->tokens, b->model->V);
     for (int round = -1; code == ATTUNE_OK && (round < 1 || seconds < b->o.seconds); round++) {
         cache.used = 0;
         from = bench_now();
         for (size_t t = 0; t < b->tokens && code == ATTUNE_OK; t += at_once)
-            code = decoding_pass_run(pass, w, &cache, ids + t, at_once, logits, err);
+            code = decoding_pass_run(pass, w, &cache, ids + t, at_once, logits, 1, err);
         if (round < 0) continue;
         seconds += bench_now() - from;
         b->r.tokens += (int64_t)b->tokens;

@@ -507,12 +507,19 @@ typedef struct attune_session attune_session;
 typedef struct attune_engine_options {
     size_t size;
     const char *adapter; /* "active" (default), "base", a number, or a file */
-    const char *merge;   /* "none", "f16", "q8", "same"; default as the settings say, else "f16" */
+    const char *merge;   /* "none", "same", "calibrated", "q8", "f16", "auto"; default as the settings say, else "f16" */
     int threads;         /* 0: all */
     int read;            /* 1: read the base whole in place of mapping it */
+    int precision;       /* enum attune_precision; SETTINGS is AUTO here: activations in 8 bits where that is faster */
+    /* Merging goes on: share done, 0 to 1. Non-zero cancels: ATTUNE_ERROR_CANCELLED. On the thread that opens. */
+    int (*on_progress)(double share, void *user);
+    void *user;
+    int no_cache;        /* 1: neither reads nor writes the home's cache of merged weights */
+    double drift_limit;  /* of "auto": largest mean KL divergence, nats a token; 0: as the settings say */
 } attune_engine_options;
 
-/* Base and adapter, immutable, shared by any number of sessions and threads. */
+/* Base and adapter, shared by any number of sessions and threads. Merged weights come from the home's cache where
+ * they are there and whole, else they are made and kept there. */
 ATTUNE_API int attune_engine_open(const char *home, const attune_engine_options *options, attune_engine **out,
                                   attune_error *err);
 /* Without a home: adapter is a GGUF file or NULL; options->adapter must be NULL. */
@@ -522,12 +529,20 @@ ATTUNE_API int attune_engine_open_files(const char *base, const char *adapter, c
 ATTUNE_API void attune_engine_close(attune_engine *engine);
 /* 1: the home has another active adapter by now. */
 ATTUNE_API int attune_engine_is_stale(const attune_engine *engine);
+/* Serves another adapter from now on, without opening the base again: adapter and merge as in the options, NULL: as
+ * they were asked for at open (a home's active adapter is the one of now). Sessions that are open keep what they
+ * began with until attune_session_reset; the old weights go when the last of them does. On error the engine is as it
+ * was. Any thread; swaps wait for each other. An engine of files wants a file or NULL. */
+ATTUNE_API int attune_engine_swap(attune_engine *engine, const char *adapter, const char *merge, attune_error *err);
 
 typedef struct attune_engine_info {
     size_t size;
     char name[128], architecture[32], base_sha256[65], adapter_sha256[65], merge[16], kernels[32];
     int adapter; /* number, 0: base, -1: a file */
     int64_t parameters, layers, width, vocabulary, context;
+    int from_cache;            /* 1: merged weights were mapped out of the cache */
+    uint64_t merged_bytes;     /* of merged weights */
+    double seconds_open, seconds_merge; /* that opening (or the last swap) took, and merging of it */
 } attune_engine_info;
 ATTUNE_API int attune_engine_info_get(const attune_engine *engine, attune_engine_info *out, attune_error *err);
 
@@ -540,9 +555,22 @@ ATTUNE_API int attune_engine_tokenize(const attune_engine *engine, const char *t
 ATTUNE_API int attune_engine_detokenize(const attune_engine *engine, const int32_t *ids, size_t n_ids, char *bytes,
                                         size_t capacity, size_t *n, attune_error *err);
 
+/* What keys and values of past tokens are kept as. */
+enum attune_kv_kind {
+    ATTUNE_KV_F16 = 0, /* the default */
+    ATTUNE_KV_Q8 = 1,  /* half of the memory; heads whose size is no multiple of 32 cannot */
+    ATTUNE_KV_F32 = 2
+};
+/* When an answer or an append does not fit the context. */
+enum attune_when_context_full {
+    ATTUNE_CONTEXT_STOP = 0, /* ATTUNE_STOP_CONTEXT, ATTUNE_ERROR_CONTEXT_FULL */
+    ATTUNE_CONTEXT_SHIFT = 1 /* the oldest half is dropped, but for the system message: the conversation goes on */
+};
 typedef struct attune_session_options {
     size_t size;
     int64_t context; /* tokens; default the smaller of the model's own and 2048 */
+    int kv;          /* enum attune_kv_kind */
+    int when_full;   /* enum attune_when_context_full */
 } attune_session_options;
 /* One conversation; one thread at a time. */
 ATTUNE_API int attune_session_open(attune_engine *engine, const attune_session_options *options,
@@ -552,12 +580,28 @@ ATTUNE_API void attune_session_close(attune_session *session);
  * system message brings the template's own. */
 ATTUNE_API int attune_session_append(attune_session *session, const attune_message *messages, size_t n,
                                      attune_error *err);
+/* The conversation is these messages and no others. Tokens that it has in common with what the session holds are not
+ * run again: the way to edit, to undo, or to answer call after call from whole conversations. */
+ATTUNE_API int attune_session_set(attune_session *session, const attune_message *messages, size_t n,
+                                  attune_error *err);
+/* An empty conversation, over what the engine serves now. */
+ATTUNE_API int attune_session_reset(attune_session *session, attune_error *err);
+/* The conversation into a file (atomic, 0600; it holds what was said, as tokens) and back, without running it again.
+ * Refused with ATTUNE_ERROR_MISMATCH: another base, adapter, merge or kind of cache; a longer one than the context
+ * with ATTUNE_ERROR_CONTEXT_FULL. On error the session is as it was. */
+ATTUNE_API int attune_session_save(attune_session *session, const char *path, attune_error *err);
+ATTUNE_API int attune_session_restore(attune_session *session, const char *path, attune_error *err);
 /* Text as it stands, no template; special tokens are recognised with flags. */
 ATTUNE_API int attune_session_append_text(attune_session *session, const char *text, size_t length, int flags,
                                           attune_error *err);
 
 /* Whole UTF-8 characters as they come; non-zero stops the generation. */
 typedef int (*attune_token_callback)(const char *text, size_t length, void *user);
+
+typedef struct attune_logit_bias {
+    int32_t id;
+    float bias; /* -INFINITY, or -100 to 100 */
+} attune_logit_bias;
 
 typedef struct attune_generate_options {
     size_t size;
@@ -569,6 +613,15 @@ typedef struct attune_generate_options {
     uint64_t seed;
     const char *const *stop; /* strings that end the answer, not part of it */
     size_t n_stop;
+    double typical_p;         /* 0: off; locally typical sampling */
+    double frequency_penalty; /* subtracted from a logit for each time that its token is in the window, -2 to 2 */
+    double presence_penalty;  /* ... once, if it is there, -2 to 2 */
+    int penalty_window;       /* tokens that the three penalties look back on; 0: 64, -1: the whole context */
+    const attune_logit_bias *logit_bias; /* added before everything else; -INFINITY forbids a token */
+    size_t n_logit_bias;
+    int alternatives;         /* 0 to 20: so many best tokens for each place, see attune_session_alternatives */
+    int lookup;               /* tokens drafted at once from what was said before, 0: off, up to 8: the same answer, with
+                                 greedy sampling */
 } attune_generate_options;
 
 enum attune_stop_reason {
@@ -583,6 +636,10 @@ typedef struct attune_generate_result {
     int64_t prompt_tokens, tokens;
     double prompt_seconds, seconds; /* to the first token; all after it */
     int reason; /* enum attune_stop_reason */
+    int64_t reused_tokens;     /* of the conversation before the answer, that had not to be run for it */
+    double tokens_per_s;       /* after the first token; 0 where there is none */
+    int64_t drafted, accepted; /* with lookup */
+    int64_t dropped_tokens;    /* when the context was full, with ATTUNE_CONTEXT_SHIFT */
 } attune_generate_result;
 
 /* Answers what was appended. The answer joins the conversation. on_token, result may be NULL. */
@@ -593,6 +650,14 @@ ATTUNE_API int attune_session_generate(attune_session *session, const attune_gen
 ATTUNE_API const char *attune_session_text(const attune_session *session);
 /* Token ids of the last answer, without the token that ended it; valid until the next call. */
 ATTUNE_API int attune_session_ids(const attune_session *session, const int32_t **ids, size_t *n);
+typedef struct attune_alternative {
+    int32_t id;
+    float log_probability; /* natural, by the model itself: before bias, penalties and temperature */
+} attune_alternative;
+/* For token `place` of the last answer: itself first, then the best ones, best first. Valid until the next call.
+ * ATTUNE_ERROR_NOT_FOUND: there is no such place, or none were asked for. */
+ATTUNE_API int attune_session_alternatives(const attune_session *session, size_t place,
+                                           const attune_alternative **alternatives, size_t *n);
 /* Logits after the last appended token, vocabulary-sized, valid until the next call. */
 ATTUNE_API int attune_session_logits(attune_session *session, const float **logits, attune_error *err);
 
@@ -631,6 +696,9 @@ typedef struct attune_bench_options {
     uint64_t memory_bytes; /* ceiling of the peak resident memory; 0: as a new home has it, or the least that does */
     int precision;         /* enum attune_precision; SETTINGS is AUTO here */
     const char *out;       /* the adapter that was learned from rows, a new file; NULL: not kept */
+    /* decode: */
+    int64_t depth;         /* tokens in the cache before the first that is timed */
+    int kv;                /* enum attune_kv_kind */
 } attune_bench_options;
 typedef struct attune_bench_result {
     size_t size;

@@ -32,6 +32,7 @@ enum appended { APPENDED_NOTHING, APPENDED_MESSAGES, APPENDED_TEXT };
 
 struct attune_session {
     attune_engine *engine;
+    struct variant *variant; /* what the engine served when the session began */
     struct kv_cache cache;
     struct decoding_pass *pass;
     struct token_list pending;
@@ -80,6 +81,7 @@ int attune_session_open(attune_engine *engine, const attune_session_options *opt
     attune_session *s = calloc(1, sizeof *s);
     if (!s) return error_set_memory(err, "a session", sizeof *s);
     s->engine = engine;
+    s->variant = engine_hold(engine);
     s->longest_piece = longest_piece(model->tokenizer);
     s->tokens = calloc(context + 1, sizeof *s->tokens);
     s->logits = calloc(model->V, sizeof *s->logits);
@@ -87,8 +89,8 @@ int attune_session_open(attune_engine *engine, const attune_session_options *opt
         code = error_set_memory(err, "a session", (context + 1) * sizeof *s->tokens + model->V * sizeof *s->logits);
         goto out;
     }
-    if ((code = kv_cache_create(model, context, &s->cache, err)) != ATTUNE_OK) goto out;
-    code = decoding_pass_create(model, engine->pool, context, engine_rank(engine), &s->pass, err);
+    if ((code = kv_cache_create(model, context, BLOCK_F32, &s->cache, err)) != ATTUNE_OK) goto out;
+    code = decoding_pass_create(model, engine->pool, context, variant_rank(s->variant), PRECISION_F32, &s->pass, err);
 out:
     if (code != ATTUNE_OK) {
         attune_session_close(s);
@@ -106,6 +108,7 @@ void attune_session_close(attune_session *s) {
     kv_cache_free(&s->cache);
     free(s->tokens);
     free(s->logits);
+    engine_release(s->variant);
     free(s);
 }
 
@@ -224,7 +227,7 @@ int attune_session_append_text(attune_session *s, const char *text, size_t lengt
 /* n tokens, and the logits after them; on an error the line is as it was. */
 static int run(attune_session *s, const int32_t *ids, size_t n, attune_error *err) {
     size_t at = s->cache.used;
-    int code = decoding_pass_run(s->pass, &s->engine->weights, &s->cache, ids, n, s->logits, err);
+    int code = decoding_pass_run(s->pass, &s->variant->weights, &s->cache, ids, n, s->logits, 1, err);
     if (code == ATTUNE_OK) memmove(s->tokens + at, ids, n * sizeof *ids);
     return code;
 }
@@ -391,7 +394,7 @@ int attune_session_provenance(const attune_session *s, attune_provenance *out, a
     const struct model *model = s->engine->model;
     attune_provenance p = {0};
     snprintf(p.model, sizeof p.model, "%s", model->sha256);
-    snprintf(p.adapter, sizeof p.adapter, "%s", s->engine->adapter_sha256);
+    snprintf(p.adapter, sizeof p.adapter, "%s", s->variant->adapter_sha256);
     if (model->chat) snprintf(p.template_hash, sizeof p.template_hash, "%s", chat_template_hash(model->chat));
     return options_write(out, &p, sizeof p, "attune_provenance", err);
 }

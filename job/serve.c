@@ -62,18 +62,18 @@ int attune_engine_open(const char *home, const attune_engine_options *options, a
                          "another base model than this home was made for; put the old file back, or make a new home");
     if (o.merge && (code = merge_mode_parse(o.merge, &settings.merge, err)) != ATTUNE_OK) return code;
     code = engine_create(settings.base, sha256, choice.number ? choice.path : NULL, choice.number, settings.merge,
-                         o.threads, o.read ? FILE_READ : FILE_MAP, &engine, err);
+                         &o, &engine, err);
     if (code == ATTUNE_ERROR_IO && choice.number > 0)
         return error_set(err, ATTUNE_ERROR_NOT_FOUND, choice.path,
                          "adapter %d cannot be read; `attune adapters list` shows those there are", choice.number);
     if (code != ATTUNE_OK) return code;
-    if (*choice.sha256 && strcmp(choice.sha256, engine->adapter_sha256) != 0) {
+    if (*choice.sha256 && strcmp(choice.sha256, engine->variant->adapter_sha256) != 0) {
         attune_engine_close(engine);
         return error_set(err, ATTUNE_ERROR_FORMAT, choice.path,
                          "the file is not the one that was published; use another adapter");
     }
     memcpy(engine->home, path, sizeof path);
-    snprintf(engine->current, sizeof engine->current, "%s", choice.current);
+    snprintf(engine->variant->current, sizeof engine->variant->current, "%s", choice.current);
     *out = engine;
     return ATTUNE_OK;
 }
@@ -83,7 +83,7 @@ int attune_engine_is_stale(const attune_engine *engine) {
     char text[128];
     if (!engine || !*engine->home) return 0;
     if (store_current_read(engine->home, &number, NULL, text, NULL) != ATTUNE_OK) return 0;
-    return strcmp(text, engine->current) != 0;
+    return strcmp(text, engine->variant->current) != 0;
 }
 
 /* ---- evaluation ---- */
@@ -109,7 +109,7 @@ static int take_row(const struct store_row *row, void *user, attune_error *err) 
 static int evaluate(struct evaluation *e, attune_eval_result *result, attune_error *err) {
     const attune_engine *engine = e->engine;
     struct evaluator evaluator = {0};
-    size_t n = e->set.n, rank = engine->lora ? engine->lora->config.rank : 1;
+    size_t n = e->set.n, rank = engine->variant->lora ? engine->variant->lora->config.rank : 1;
     size_t *rows = malloc(n * sizeof *rows);
     double *nll = malloc(n * sizeof *nll), sum = 0;
     struct evaluator_shape shape = {e->longest > 512 ? e->longest : 512, rank, 1};
@@ -117,7 +117,7 @@ static int evaluate(struct evaluation *e, attune_eval_result *result, attune_err
                            : error_set_memory(err, "an evaluation", n * sizeof *nll);
     for (size_t i = 0; i < n && code == ATTUNE_OK; i++) rows[i] = i;
     if (code == ATTUNE_OK)
-        code = evaluator_run(&evaluator, &engine->weights, NULL, &e->set, rows, n, nll, err);
+        code = evaluator_run(&evaluator, &engine->variant->weights, NULL, &e->set, rows, n, nll, err);
     for (size_t i = 0; i < n && code == ATTUNE_OK; i++) {
         sum += nll[i];
         result->tokens += (int64_t)e->set.items[i].n_supervised;

@@ -15,7 +15,7 @@ static struct merged *merge(const struct model *model, const struct lora *lora, 
     struct pool *pool = NULL;
     struct merged *merged = NULL;
     assert_int_equal(pool_create(threads, &pool, NULL), ATTUNE_OK);
-    assert_int_equal(merge_create(model, lora, mode, pool, &merged, NULL), ATTUNE_OK);
+    assert_int_equal(merge_create(model, lora, mode, pool, NULL, &merged, NULL), ATTUNE_OK);
     pool_destroy(pool);
     return merged;
 }
@@ -211,7 +211,7 @@ static void refused(const struct model *model, const struct lora *lora, enum mer
     struct merged *merged = NULL;
     attune_error err = {0};
     assert_int_equal(pool_create(2, &pool, NULL), ATTUNE_OK);
-    assert_int_equal(merge_create(model, lora, mode, pool, &merged, &err), code);
+    assert_int_equal(merge_create(model, lora, mode, pool, NULL, &merged, &err), code);
     assert_null(merged);
     struct layer_merge *layers = NULL;
     struct model_layer made;
@@ -283,10 +283,10 @@ static void test_cancelled(void **state) {
     struct lora *lora = tiny_lora(&base.model, 2, 4, LORA_ALL_TARGETS);
     assert_int_equal(pool_create(2, &pool, NULL), ATTUNE_OK);
     pool_cancel(pool);
-    assert_int_equal(merge_create(&base.model, lora, MERGE_F16, pool, &merged, &err), ATTUNE_ERROR_CANCELLED);
+    assert_int_equal(merge_create(&base.model, lora, MERGE_F16, pool, NULL, &merged, &err), ATTUNE_ERROR_CANCELLED);
     assert_null(merged);
     pool_cancel_clear(pool);
-    assert_int_equal(merge_create(&base.model, lora, MERGE_F16, pool, &merged, &err), ATTUNE_OK);
+    assert_int_equal(merge_create(&base.model, lora, MERGE_F16, pool, NULL, &merged, &err), ATTUNE_OK);
     merge_destroy(merged);
     merge_destroy(NULL);
     pool_destroy(pool);

@@ -137,9 +137,9 @@ static void one_shot(const attune_engine *engine, const int32_t *ids, size_t n, 
     struct kv_cache cache;
     struct decoding_pass *pass;
     attune_error err = {0};
-    fine(kv_cache_create(engine->model, n, &cache, &err), &err);
-    fine(decoding_pass_create(engine->model, engine->pool, n, engine_rank(engine), &pass, &err), &err);
-    fine(decoding_pass_run(pass, &engine->weights, &cache, ids, n, logits, &err), &err);
+    fine(kv_cache_create(engine->model, n, BLOCK_F32, &cache, &err), &err);
+    fine(decoding_pass_create(engine->model, engine->pool, n, variant_rank(engine->variant), PRECISION_F32, &pass, &err), &err);
+    fine(decoding_pass_run(pass, &engine->variant->weights, &cache, ids, n, logits, 1, &err), &err);
     decoding_pass_destroy(pass);
     kv_cache_free(&cache);
 }
@@ -698,7 +698,7 @@ static void option_structs_of_other_versions(void **state) {
     struct {
         attune_session_options known;
         int64_t unknown;
-    } newer = {{sizeof newer, 16}, 0};
+    } newer = {.known = {.size = sizeof newer, .context = 16}};
     fine(attune_session_open(tiny, &newer.known, &s, &err), &err);
     newer.unknown = 1;
     attune_session *none = NULL;

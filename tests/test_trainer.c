@@ -393,7 +393,7 @@ static void test_layer_by_layer(void **state) {
     double whole[TINY_ROWS], pieces[TINY_ROWS];
     for (size_t step = 0; step < 3; step++) tiny_step(trainer, tiny, step);
     for (size_t i = 0; i < TINY_ROWS; i++) rows[i] = i;
-    OK(merge_create(tiny->model, trainer->lora, MERGE_F16, tiny->pool, &merged, &err));
+    OK(merge_create(tiny->model, trainer->lora, MERGE_F16, tiny->pool, NULL, &merged, &err));
     OK(layer_merge_create(tiny->model, trainer->lora, MERGE_F16, tiny->pool, &merge, &err));
     struct layer_maker maker = {layer_merge_make, merge};
     struct weights of_merged = {tiny->model, merge_layers(merged), NULL};

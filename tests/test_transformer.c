@@ -190,12 +190,12 @@ static void test_cache_equals_whole(void **state) {
         struct kv_cache cache;
         float *all = malloc(T * model->V * sizeof *all), *logits = malloc(model->V * sizeof *logits);
         whole = pass_for(model, pool, T, 4, 0, 0);
-        assert_int_equal(decoding_pass_create(model, pool, T, 4, &pass, NULL), ATTUNE_OK);
-        assert_int_equal(kv_cache_create(model, T, &cache, NULL), ATTUNE_OK);
+        assert_int_equal(decoding_pass_create(model, pool, T, 4, PRECISION_F32, &pass, NULL), ATTUNE_OK);
+        assert_int_equal(kv_cache_create(model, T, BLOCK_F32, &cache, NULL), ATTUNE_OK);
         assert_int_equal(training_pass_logits(whole, &weights, ids, T, all, NULL), ATTUNE_OK);
         size_t at = 0;
         for (size_t p = 0; p < sizeof pieces / sizeof *pieces; p++) {
-            assert_int_equal(decoding_pass_run(pass, &weights, &cache, ids + at, pieces[p], logits, NULL), ATTUNE_OK);
+            assert_int_equal(decoding_pass_run(pass, &weights, &cache, ids + at, pieces[p], logits, 1, NULL), ATTUNE_OK);
             at += pieces[p];
             assert_int_equal(cache.used, at);
             for (size_t v = 0; v < model->V; v++)
@@ -204,7 +204,7 @@ static void test_cache_equals_whole(void **state) {
                              (double)all[(at - 1) * model->V + v]);
         }
         assert_int_equal(at, T);
-        assert_int_equal(decoding_pass_run(pass, &weights, &cache, ids, 1, logits, NULL), ATTUNE_ERROR_CONTEXT_FULL);
+        assert_int_equal(decoding_pass_run(pass, &weights, &cache, ids, 1, logits, 1, NULL), ATTUNE_ERROR_CONTEXT_FULL);
         free(all), free(logits);
         kv_cache_free(&cache);
         decoding_pass_destroy(pass);

@@ -136,11 +136,11 @@ static void attend(const struct layer_run *r) {
         attention_forward(r->ops, a->o, a->q, a->k, a->v, r->starts, r->n_sequences, m->H, m->KV, m->D);
         return;
     }
-    size_t layer = r->index * m->KV * r->cache->context * m->D;
-    cache_store(r, r->cache->k + layer, a->k);
-    cache_store(r, r->cache->v + layer, a->v);
-    attention_cached(r->ops, a->o, a->q, r->cache->k + layer, r->cache->v + layer, r->cache->used, r->T,
-                     r->cache->context, m->H, m->KV, m->D);
+    size_t layer = r->index * m->KV * r->cache->context * r->cache->row_bytes;
+    float *k = (float *)(void *)(r->cache->k + layer), *v = (float *)(void *)(r->cache->v + layer);
+    cache_store(r, k, a->k);
+    cache_store(r, v, a->v);
+    attention_cached(r->ops, a->o, a->q, k, v, r->cache->used, r->T, r->cache->context, m->H, m->KV, m->D);
 }
 
 static void norm_attention(const struct layer_run *r, const float *x) {
@@ -510,13 +510,17 @@ int training_pass_logits(struct training_pass *p, const struct weights *weights,
 
 /* ---- generation ---- */
 
-int kv_cache_create(const struct model *model, size_t context, struct kv_cache *out, attune_error *err) {
-    struct kv_cache cache = {.context = context};
+int kv_cache_create(const struct model *model, size_t context, enum block_type kind, struct kv_cache *out,
+                    attune_error *err) {
+    struct kv_cache cache = {.kind = kind, .context = context, .row_bytes = block_row_bytes(kind, model->D)};
     int code;
+    if (kind != BLOCK_F32)
+        return error_set(err, ATTUNE_ERROR_UNSUPPORTED, NULL, "a cache of keys and values cannot be %s",
+                         block_type_name(kind));
     for (int commit = 0;; commit = 1) {
-        size_t floats = model->KV * model->D * context;
-        cache.k = ARENA_TAKE(&cache.arena, float, model->L * floats);
-        cache.v = ARENA_TAKE(&cache.arena, float, model->L * floats);
+        size_t bytes = model->KV * cache.row_bytes * context;
+        cache.k = ARENA_TAKE(&cache.arena, unsigned char, model->L * bytes);
+        cache.v = ARENA_TAKE(&cache.arena, unsigned char, model->L * bytes);
         if (commit) break;
         code = arena_commit(&cache.arena, "the KV cache; a smaller context needs less", err);
         if (code != ATTUNE_OK) return code;
@@ -557,12 +561,15 @@ static void take_decoding(struct decoding_pass *p, size_t R) {
 }
 
 int decoding_pass_create(const struct model *model, struct pool *pool, size_t context, size_t R_max,
-                         struct decoding_pass **out, attune_error *err) {
+                         enum precision precision, struct decoding_pass **out, attune_error *err) {
     struct decoding_pass *p = calloc(1, sizeof *p);
     if (!p) return error_set_memory(err, "a decoding pass", sizeof *p);
     const struct kernels *kernels = kernels_get();
-    *p = (struct decoding_pass){.model = model, .context = context,
-                                .ops = {.pool = pool, .kernels = kernels, .product = kernels->exact}};
+    *p = (struct decoding_pass){
+        .model = model,
+        .context = context,
+        .ops = {.pool = pool, .kernels = kernels, .product = kernels_product(kernels, precision)},
+    };
     take_decoding(p, max_size(R_max, 1));
     int code = arena_commit(&p->arena, "activations", err);
     if (code != ATTUNE_OK) {
@@ -596,9 +603,10 @@ static void decode_chunk(struct decoding_pass *p, const struct weights *w, struc
 }
 
 int decoding_pass_run(struct decoding_pass *p, const struct weights *weights, struct kv_cache *cache,
-                      const int32_t *tokens, size_t n, float *logits, attune_error *err) {
+                      const int32_t *tokens, size_t n, float *logits, size_t n_logits, attune_error *err) {
     const struct model *m = p->model;
     size_t before = cache->used, last = 0;
+    assert(n_logits <= n && n_logits <= 1);
     if (n > cache->context - before || n > p->context - before)
         return error_set(
             err, ATTUNE_ERROR_CONTEXT_FULL, NULL,
@@ -608,7 +616,7 @@ int decoding_pass_run(struct decoding_pass *p, const struct weights *weights, st
         last = n - at < DECODING_CHUNK ? n - at : DECODING_CHUNK;
         decode_chunk(p, weights, cache, tokens + at, last);
     }
-    if (logits && n > 0) {
+    if (n_logits > 0) {
         rms_norm_forward(&p->ops, p->normed, p->x + (last - 1) * m->C, m->output_norm, m->eps, 1, m->C);
         linear_forward(&p->ops, logits, p->normed, &m->head, NULL, 1);
     }

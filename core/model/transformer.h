@@ -78,21 +78,29 @@ int training_pass_logits(struct training_pass *pass, const struct weights *weigh
 
 /* ---- generation: a cache of keys and values ---- */
 struct kv_cache {
-    size_t context, used; /* tokens */
-    float *k, *v;         /* (L, KV, context, D) */
+    enum block_type kind;  /* F32, F16 or Q8_0 */
+    size_t context, used;  /* tokens; used may be set to less: what comes later is forgotten */
+    size_t row_bytes;      /* of D elements as blocks */
+    unsigned char *k, *v;  /* (L, KV, context, row_bytes); k rotated */
     struct arena arena;
 };
-int kv_cache_create(const struct model *model, size_t context, struct kv_cache *out, attune_error *err);
+/* ATTUNE_ERROR_UNSUPPORTED: heads that are no whole blocks of this kind. */
+int kv_cache_create(const struct model *model, size_t context, enum block_type kind, struct kv_cache *out,
+                    attune_error *err);
 void kv_cache_free(struct kv_cache *cache);
+/* Drops tokens keep .. keep + drop; those after them move there, and are rotated to where they are then. */
+void kv_cache_shift(struct kv_cache *cache, const struct model *model, struct pool *pool, size_t keep, size_t drop);
 
 struct decoding_pass;
 enum { DECODING_CHUNK = 128 }; /* tokens of a prompt that go through the layers together */
 int decoding_pass_create(const struct model *model, struct pool *pool, size_t context, size_t R_max,
-                         struct decoding_pass **out, attune_error *err);
+                         enum precision precision, struct decoding_pass **out, attune_error *err);
 void decoding_pass_destroy(struct decoding_pass *pass);
-/* Append n tokens at cache->used; logits(V) of the last one, or NULL. The caller checks room in the
- * cache; more than the context is ATTUNE_ERROR_CONTEXT_FULL. Cancelled: cache->used is as it was. */
+/* Append n tokens at cache->used; logits(n_logits, V) of the last n_logits of them, up to DECODING_LOGITS; 0: none
+ * (logits may be NULL). The caller checks room in the cache; more than the context is ATTUNE_ERROR_CONTEXT_FULL.
+ * Cancelled: cache->used is as it was. */
+enum { DECODING_LOGITS = 16 };
 int decoding_pass_run(struct decoding_pass *pass, const struct weights *weights, struct kv_cache *cache,
-                      const int32_t *tokens, size_t n, float *logits, attune_error *err);
+                      const int32_t *tokens, size_t n, float *logits, size_t n_logits, attune_error *err);
 
 #endif
