@@ -34,7 +34,8 @@ static void on_progress(const attune_progress *now, void *user) { cli_progress_d
 static int print_json(const attune_job_report *r) {
     const double mib = 1 << 20;
     return cli_json(json_pack(
-        "{s:b, s:b, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:I}",
+        "{s:b, s:b, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:I,"
+        " s:I}",
         "published", r->published, "finished", r->finished, "adapter", r->adapter, "state", cli_json_text(r->state),
         "reason", cli_json_text(r->reason), "evaluation", cli_json_text(r->evaluation), "loss_before",
         cli_json_number(r->loss_before), "loss_after", cli_json_number(r->loss_after), "loss_interval",
@@ -43,7 +44,7 @@ static int print_json(const attune_job_report *r) {
         "tokens", (json_int_t)r->tokens, "seconds", cli_json_number(r->seconds), "tokens_per_s",
         cli_json_number(r->tokens_per_s), "peak_rss_mib", cli_json_number((double)r->peak_rss_bytes / mib),
         "planned_rss_mib", cli_json_number((double)r->planned_rss_bytes / mib), "dropped_steps",
-        (json_int_t)r->dropped_steps));
+        (json_int_t)r->dropped_steps, "layers", (json_int_t)r->layers, "layers_kept", (json_int_t)r->layers_kept));
 }
 
 /* Nothing was planned or begun: the report has a reason and no figures. */
