@@ -60,6 +60,13 @@ static void size_scratch(size_t T, size_t rows, size_t cols, size_t D) {
     }
 }
 
+static void size_cached_scratch(struct ops *ops, size_t H, size_t KV, size_t D) {
+    free(ops->scratch);
+    ops->scratch_floats = (attention_cached_scratch_floats(H, KV, D) + 15) / 16 * 16;
+    ops->scratch = aligned_alloc(64, (size_t)pool_threads(ops->pool) * ops->scratch_floats * sizeof(float));
+    assert_non_null(ops->scratch);
+}
+
 /* ---- memory that lives until the end of a shape ---- */
 
 static void *owned[OWNED];
@@ -656,26 +663,37 @@ static void test_attention(void **state) {
 }
 
 /* New rows over a cache (KV, context, D) give what the whole sequence gives; rows behind them are not read. */
-static void check_cached(size_t past, size_t T, size_t KV, size_t group, size_t D) {
+static void check_cached(size_t past, size_t T, size_t KV, size_t group, size_t D, enum block_type kind) {
     size_t all = past + T, context = all + 3, H = KV * group;
     size_t starts[2] = {0, all};
     float *q = noise(all * H * D, 1, 1.5f), *k = noise(all * KV * D, 2, 1.5f), *v = noise(all * KV * D, 3, 1);
-    float *cache_k = floats(KV * context * D), *cache_v = floats(KV * context * D);
-    size_scratch(context, 1, 1, D);
-    for (size_t i = 0; i < KV * context * D; i++) cache_k[i] = cache_v[i] = NAN;
-    for (size_t t = 0; t < all; t++)
-        for (size_t h = 0; h < KV; h++)
-            for (size_t d = 0; d < D; d++) {
-                cache_k[(h * context + t) * D + d] = k[(t * KV + h) * D + d];
-                cache_v[(h * context + t) * D + d] = v[(t * KV + h) * D + d];
-            }
+    const struct block_format *format = block_format_get(kind);
+    struct cached_layer layer = {.kind = kind, .context = context, .row_bytes = block_row_bytes(kind, D), .KV = KV,
+                                 .D = D};
+    size_t cache_bytes = KV * context * layer.row_bytes, row = KV * D;
+    layer.k = take(cache_bytes, 1);
+    layer.v = take(cache_bytes, 1);
+    float *parts = floats(attention_cached_parts_floats(H, KV, D));
+    size_scratch(all, 1, 1, D);
+    /* the reference attends over what the blocks hold; rows of the cache that are not there would show as NaN */
+    unsigned char *packed = take(all * layer.row_bytes * KV, 1);
+    format->quantize(packed, k, all * row);
+    format->dequantize(k, packed, all * row);
+    format->quantize(packed, v, all * row);
+    format->dequantize(v, packed, all * row);
     struct attention_reference r = {widened(q, all * H * D), widened(k, all * KV * D), widened(v, all * KV * D),
                                     doubles(all * H * D), NULL, starts, 1, H, KV, D};
     struct output whole = output(all * H * D, NULL), o = output(T * H * D, NULL);
     double *from_whole = doubles(T * H * D);
     EACH_MACHINE(m, ops) {
         attention_forward(ops, whole.on[m], q, k, v, starts, 1, H, KV, D);
-        attention_cached(ops, o.on[m], q + past * H * D, cache_k, cache_v, past, T, context, H, KV, D);
+        size_cached_scratch(&machines[m].ops, H, KV, D);
+        memset(layer.k, 0xff, cache_bytes);
+        memset(layer.v, 0xff, cache_bytes);
+        for (size_t i = 0; i < attention_cached_parts_floats(H, KV, D); i++) parts[i] = NAN;
+        cached_layer_store(ops, &layer, k, v, 0, past);
+        cached_layer_store(ops, &layer, k + past * row, v + past * row, past, T);
+        attention_cached(ops, o.on[m], q + past * H * D, &layer, past, T, H, parts);
     }
     attention_by_hand(&r);
     near("attention over a cache", &o, r.o + past * H * D, 1e-5);
@@ -687,10 +705,20 @@ static void test_attention_cached(void **state) {
     (void)state;
     static const size_t pasts[] = {0, 1, 5, 66, 130}, news[] = {1, 3, 17, 64, 67};
     static const size_t widths[] = {2, 6, 64};
+    /* parts of keys that end inside and outside of tiles; tokens of which some see nothing of a part */
+    static const size_t far[] = {127, 128, 255, 700, 1100}, few[] = {1, 2, 16, 24, 25};
+    for (size_t i = 0; i < 5; i++)
+        for (size_t n = 0; n < 5; n++) {
+            check_cached(far[i], few[n], 1 + (i + n) % 3, 1 + n % 3, 32, BLOCK_F32);
+            check_cached(far[i], few[n], 1 + (i + n) % 3, 1 + i % 3, 64, BLOCK_F16);
+            check_cached(far[i], few[n], 1 + (i + n) % 3, 1 + i % 3, n % 2 ? 32 : 96, BLOCK_Q8_0);
+        }
+    check_cached(90, 3, 1, 80, 32, BLOCK_Q8_0); /* more heads in a group than a task should have rows */
+    check_cached(300, 1, 25, 1, 32, BLOCK_F16);
     for (size_t p = 0; p < 5; p++)
         for (size_t n = 0; n < 5; n++)
             for (size_t group = 1; group <= 3; group++)
-                check_cached(pasts[p], news[n], 1 + (p + n) % 2, group, widths[(p + n + group) % 3]);
+                check_cached(pasts[p], news[n], 1 + (p + n) % 2, group, widths[(p + n + group) % 3], BLOCK_F32);
 }
 
 /* ---- swiglu ---- */

@@ -83,6 +83,7 @@ struct layer_run {
     const uint64_t *keys;
     /* cached (starts NULL): */
     struct kv_cache *cache;
+    float *parts; /* of attention_cached */
 };
 
 static const struct low_rank *pair_of(const struct layer_run *r, enum target target) {
@@ -120,13 +121,10 @@ static void project(const struct layer_run *r, const enum target *targets, float
     for (size_t i = 0; i < n && !together; i++) add_pair(r, targets[i], y[i], x);
 }
 
-/* New rows of k and v into the cache: (T, KV, D) -> (KV, context, D). */
-static void cache_store(const struct layer_run *r, float *cache, const float *rows) {
-    const struct model *m = r->model;
-    for (size_t t = 0; t < r->T; t++)
-        for (size_t h = 0; h < m->KV; h++)
-            memcpy(cache + (h * r->cache->context + r->cache->used + t) * m->D, rows + (t * m->KV + h) * m->D,
-                   m->D * sizeof(float));
+static struct cached_layer cached_layer_of(const struct kv_cache *cache, const struct model *m, size_t layer) {
+    size_t at = layer * m->KV * cache->context * cache->row_bytes;
+    return (struct cached_layer){.k = cache->k + at, .v = cache->v + at, .kind = cache->kind,
+                                 .context = cache->context, .row_bytes = cache->row_bytes, .KV = m->KV, .D = m->D};
 }
 
 static void attend(const struct layer_run *r) {
@@ -136,11 +134,9 @@ static void attend(const struct layer_run *r) {
         attention_forward(r->ops, a->o, a->q, a->k, a->v, r->starts, r->n_sequences, m->H, m->KV, m->D);
         return;
     }
-    size_t layer = r->index * m->KV * r->cache->context * r->cache->row_bytes;
-    float *k = (float *)(void *)(r->cache->k + layer), *v = (float *)(void *)(r->cache->v + layer);
-    cache_store(r, k, a->k);
-    cache_store(r, v, a->v);
-    attention_cached(r->ops, a->o, a->q, k, v, r->cache->used, r->T, r->cache->context, m->H, m->KV, m->D);
+    struct cached_layer layer = cached_layer_of(r->cache, m, r->index);
+    cached_layer_store(r->ops, &layer, a->k, a->v, r->cache->used, r->T);
+    attention_cached(r->ops, a->o, a->q, &layer, r->cache->used, r->T, m->H, r->parts);
 }
 
 static void norm_attention(const struct layer_run *r, const float *x) {
@@ -510,17 +506,32 @@ int training_pass_logits(struct training_pass *p, const struct weights *weights,
 
 /* ---- generation ---- */
 
+static int check_kind(const struct model *model, enum block_type kind, attune_error *err) {
+    if (kind != BLOCK_F32 && kind != BLOCK_F16 && kind != BLOCK_Q8_0)
+        return error_set(err, ATTUNE_ERROR_UNSUPPORTED, NULL,
+                         "a cache of keys and values cannot be %s; it can be F32, F16 or Q8_0",
+                         block_type_name(kind) ? block_type_name(kind) : "of an unknown type");
+    size_t block = block_format_get(kind)->elements;
+    if (model->D % block)
+        return error_set(err, ATTUNE_ERROR_UNSUPPORTED, NULL,
+                         "a cache of keys and values cannot be %s with this model: its heads have %zu elements, which "
+                         "are no whole blocks of %zu; use F16",
+                         block_type_name(kind), model->D, block);
+    return ATTUNE_OK;
+}
+
 int kv_cache_create(const struct model *model, size_t context, enum block_type kind, struct kv_cache *out,
                     attune_error *err) {
+    int code = check_kind(model, kind, err);
+    if (code != ATTUNE_OK) return code;
     struct kv_cache cache = {.kind = kind, .context = context, .row_bytes = block_row_bytes(kind, model->D)};
-    int code;
-    if (kind != BLOCK_F32)
-        return error_set(err, ATTUNE_ERROR_UNSUPPORTED, NULL, "a cache of keys and values cannot be %s",
-                         block_type_name(kind));
     for (int commit = 0;; commit = 1) {
-        size_t bytes = model->KV * cache.row_bytes * context;
-        cache.k = ARENA_TAKE(&cache.arena, unsigned char, model->L * bytes);
-        cache.v = ARENA_TAKE(&cache.arena, unsigned char, model->L * bytes);
+        size_t heads = model->L * model->KV, rows;
+        if (!checked_mul(heads * cache.row_bytes, context, &rows)) rows = SIZE_MAX; /* which the arena refuses */
+        cache.k = ARENA_TAKE(&cache.arena, unsigned char, rows);
+        cache.v = ARENA_TAKE(&cache.arena, unsigned char, rows);
+        cache.turning = ARENA_TAKE(&cache.arena, float, (heads + 1) * model->D);
+        cache.turned = ARENA_TAKE(&cache.arena, unsigned char, heads);
         if (commit) break;
         code = arena_commit(&cache.arena, "the KV cache; a smaller context needs less", err);
         if (code != ATTUNE_OK) return code;
@@ -535,12 +546,55 @@ void kv_cache_free(struct kv_cache *cache) {
     *cache = (struct kv_cache){0};
 }
 
+struct shift {
+    const struct kernels *kernels;
+    const struct kv_cache *cache;
+    const struct model *model;
+    size_t keep, drop;
+};
+
+/* A rotation by p - drop is one by p and one by -drop. Rows come in order: none is overwritten before it is read. */
+static void shift_head(void *argument, size_t head, int worker) {
+    const struct shift *s = argument;
+    const struct kv_cache *c = s->cache;
+    const struct model *m = s->model;
+    const struct block_format *format = block_format_get(c->kind);
+    const float *turns = c->turning + m->L * m->KV * m->D;
+    float *key = c->turning + head * m->D;
+    size_t at = (head * c->context + s->keep) * c->row_bytes, apart = s->drop * c->row_bytes;
+    size_t bytes = (c->used - s->keep - s->drop) * c->row_bytes;
+    (void)worker;
+    memmove(c->v + at, c->v + at + apart, bytes);
+    for (unsigned char *k = c->k + at, *end = k + bytes; k < end; k += c->row_bytes) {
+        s->kernels->dequantize[c->kind](key, k + apart, m->D);
+        (m->rope.style == ROPE_HALVES ? s->kernels->rotate_halves : s->kernels->rotate_pairs)(key, turns, -1.0f,
+                                                                                             m->rope.dims / 2);
+        format->quantize(k, key, m->D);
+    }
+    c->turned[head] = 1;
+}
+
+void kv_cache_shift(struct kv_cache *cache, const struct model *model, struct pool *pool, size_t keep, size_t drop) {
+    size_t heads = model->L * model->KV;
+    struct shift s = {kernels_get(), cache, model, keep, drop};
+    assert(keep <= cache->used && drop <= cache->used - keep);
+    if (drop == 0) return;
+    rope_turns(cache->turning + heads * model->D, &model->rope, drop);
+    memset(cache->turned, 0, heads);
+    pool_run(pool, heads, shift_head, &s);
+    for (size_t head = 0; head < heads; head++) /* that a cancelled pool left out */
+        if (!cache->turned[head]) shift_head(&s, head, 0);
+    cache->used -= drop;
+}
+
 struct decoding_pass {
     const struct model *model;
     struct ops ops;
     struct arena arena;
     size_t context;
-    float *table, *x, *normed;
+    float *table, *x;
+    float *last; /* (DECODING_LOGITS, C) of the last layer's output, and normed */
+    float *parts;
     int32_t *positions;
     struct activations a;
     struct workspace work;
@@ -548,12 +602,14 @@ struct decoding_pass {
 
 static void take_decoding(struct decoding_pass *p, size_t R) {
     const struct model *m = p->model;
-    p->ops.scratch_floats = ops_scratch_floats(p->ops.product, p->context, m->D);
+    p->ops.scratch_floats = max_size(ops_scratch_floats(p->ops.product, DECODING_CHUNK, m->D),
+                                     (attention_cached_scratch_floats(m->H, m->KV, m->D) + 15) / 16 * 16);
     p->ops.scratch = ARENA_TAKE(&p->arena, float, (size_t)pool_threads(p->ops.pool) * p->ops.scratch_floats);
-    p->ops.packed = ARENA_TAKE(&p->arena, unsigned char, packed_bytes(m, &p->ops, DECODING_CHUNK, 1, R));
+    p->ops.packed = ARENA_TAKE(&p->arena, unsigned char, packed_bytes(m, &p->ops, DECODING_CHUNK, DECODING_LOGITS, R));
     p->table = ARENA_TAKE(&p->arena, float, p->context * m->rope.dims);
     p->x = ARENA_TAKE(&p->arena, float, DECODING_CHUNK * m->C);
-    p->normed = ARENA_TAKE(&p->arena, float, m->C);
+    p->last = ARENA_TAKE(&p->arena, float, DECODING_LOGITS * m->C);
+    p->parts = ARENA_TAKE(&p->arena, float, attention_cached_parts_floats(m->H, m->KV, m->D));
     p->positions = ARENA_TAKE(&p->arena, int32_t, DECODING_CHUNK);
     take_activations(&p->arena, &p->a, m, DECODING_CHUNK, R);
     p->work.h = ARENA_TAKE(&p->arena, float, DECODING_CHUNK * m->C);
@@ -588,6 +644,8 @@ void decoding_pass_destroy(struct decoding_pass *pass) {
     free(pass);
 }
 
+size_t decoding_pass_bytes(const struct decoding_pass *pass) { return pass->arena.size + sizeof *pass; }
+
 static void decode_chunk(struct decoding_pass *p, const struct weights *w, struct kv_cache *cache,
                          const int32_t *tokens, size_t n) {
     const struct model *m = p->model;
@@ -596,7 +654,7 @@ static void decode_chunk(struct decoding_pass *p, const struct weights *w, struc
     for (size_t l = 0; l < m->L && !pool_cancelled(p->ops.pool); l++) {
         struct layer_run r = {.ops = &p->ops, .model = m, .layer = &w->layers[l],
                               .pairs = w->pairs ? &w->pairs[l] : NULL, .a = &p->a, .work = &p->work, .index = l, .T = n,
-                              .positions = p->positions, .table = p->table, .cache = cache};
+                              .positions = p->positions, .table = p->table, .cache = cache, .parts = p->parts};
         layer_forward(&r, p->x, p->x);
     }
     cache->used += n;
@@ -605,20 +663,24 @@ static void decode_chunk(struct decoding_pass *p, const struct weights *w, struc
 int decoding_pass_run(struct decoding_pass *p, const struct weights *weights, struct kv_cache *cache,
                       const int32_t *tokens, size_t n, float *logits, size_t n_logits, attune_error *err) {
     const struct model *m = p->model;
-    size_t before = cache->used, last = 0;
-    assert(n_logits <= n && n_logits <= 1);
-    if (n > cache->context - before || n > p->context - before)
+    size_t before = cache->used, silent = n - n_logits; /* tokens whose logits nobody asks for */
+    assert(n_logits <= n && n_logits <= DECODING_LOGITS);
+    if (n > cache->context - before || before > p->context || n > p->context - before)
         return error_set(
             err, ATTUNE_ERROR_CONTEXT_FULL, NULL,
             "%zu more tokens do not fit a context of %zu that holds %zu; open the session with a larger one", n,
             cache->context, before);
-    for (size_t at = 0; at < n; at += last) {
-        last = n - at < DECODING_CHUNK ? n - at : DECODING_CHUNK;
-        decode_chunk(p, weights, cache, tokens + at, last);
+    for (size_t at = 0, end; at < n && !pool_cancelled(p->ops.pool); at = end) {
+        end = n - at < DECODING_CHUNK ? n : at + DECODING_CHUNK;
+        decode_chunk(p, weights, cache, tokens + at, end - at);
+        /* the last tokens may lie in two chunks */
+        size_t first = max_size(at, silent);
+        if (first < end)
+            memcpy(p->last + (first - silent) * m->C, p->x + (first - at) * m->C, (end - first) * m->C * sizeof(float));
     }
-    if (n_logits > 0) {
-        rms_norm_forward(&p->ops, p->normed, p->x + (last - 1) * m->C, m->output_norm, m->eps, 1, m->C);
-        linear_forward(&p->ops, logits, p->normed, &m->head, NULL, 1);
+    if (n_logits > 0 && !pool_cancelled(p->ops.pool)) {
+        rms_norm_forward(&p->ops, p->last, p->last, m->output_norm, m->eps, n_logits, m->C);
+        linear_forward(&p->ops, logits, p->last, &m->head, NULL, n_logits);
     }
     if (pool_cancelled(p->ops.pool)) {
         cache->used = before;

@@ -82,13 +82,17 @@ struct kv_cache {
     size_t context, used;  /* tokens; used may be set to less: what comes later is forgotten */
     size_t row_bytes;      /* of D elements as blocks */
     unsigned char *k, *v;  /* (L, KV, context, row_bytes); k rotated */
+    float *turning;        /* (L * KV + 1, D) of a shift: the turns, and a key of each head */
+    unsigned char *turned; /* (L * KV) heads that are done */
     struct arena arena;
 };
-/* ATTUNE_ERROR_UNSUPPORTED: heads that are no whole blocks of this kind. */
+/* ATTUNE_ERROR_UNSUPPORTED: not one of the kinds, or heads that are no whole blocks of it. */
 int kv_cache_create(const struct model *model, size_t context, enum block_type kind, struct kv_cache *out,
                     attune_error *err);
 void kv_cache_free(struct kv_cache *cache);
-/* Drops tokens keep .. keep + drop; those after them move there, and are rotated to where they are then. */
+/* Drops tokens keep .. keep + drop; those after them move there, and their keys are rotated to where they are then (and
+ * rounded to the kind once more). Values are moved as they are. Done whole, even when the pool is cancelled meanwhile.
+ * What the layers above the first computed from dropped tokens stays in them. */
 void kv_cache_shift(struct kv_cache *cache, const struct model *model, struct pool *pool, size_t keep, size_t drop);
 
 struct decoding_pass;
@@ -96,9 +100,10 @@ enum { DECODING_CHUNK = 128 }; /* tokens of a prompt that go through the layers 
 int decoding_pass_create(const struct model *model, struct pool *pool, size_t context, size_t R_max,
                          enum precision precision, struct decoding_pass **out, attune_error *err);
 void decoding_pass_destroy(struct decoding_pass *pass);
+size_t decoding_pass_bytes(const struct decoding_pass *pass); /* that it holds */
 /* Append n tokens at cache->used; logits(n_logits, V) of the last n_logits of them, up to DECODING_LOGITS; 0: none
  * (logits may be NULL). The caller checks room in the cache; more than the context is ATTUNE_ERROR_CONTEXT_FULL.
- * Cancelled: cache->used is as it was. */
+ * Cancelled, which is looked at between layers: cache->used is as it was, and so is what it counts. */
 enum { DECODING_LOGITS = 16 };
 int decoding_pass_run(struct decoding_pass *pass, const struct weights *weights, struct kv_cache *cache,
                       const int32_t *tokens, size_t n, float *logits, size_t n_logits, attune_error *err);

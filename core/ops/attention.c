@@ -6,7 +6,7 @@
  *
  * A task is a block of query rows under one key head, for all query heads of its group: keys (and values, in the
  * backward) are transposed once for all of them. */
-#include "core/ops/ops.h"
+#include "core/ops/rows.h"
 
 #include <math.h>
 #include <string.h>
@@ -27,8 +27,6 @@ struct attention {
     size_t width, kv_width; /* floats from a row of q, of k, to the next */
     size_t apart;           /* floats from a row of scores to the next */
     float scale;
-    /* cached */
-    size_t past, context, T;
 };
 
 static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
@@ -256,35 +254,179 @@ void attention_backward(const struct ops *ops, float *dq, float *dk, float *dv, 
     if (stripes > n_sequences) pool_run(ops->pool, all_parts(&a, blocks_of) * KV, add_slots, &a);
 }
 
-/* ---- over a cache: k and v are (KV, context, D) ---- */
+/* ---- over a cache ----
+ *
+ * A task is a block of new tokens under one key head, for all query heads of its group: rows of one product. Keys
+ * come in tiles, out of their blocks into the worker's scratch, and so a key is read once for all of these rows. What
+ * a row has seen so far is kept as the logarithm of the sum of its weights, and its output over that sum: two of these
+ * make a third (Milakov and Gimelshein 2018). Where heads are too few for many workers, the keys are cut into parts
+ * too, each a task with an output of its own, which are put together in order when all are done. */
 
-static void cached_row(const struct attention *a, float *scores, size_t head) {
-    const struct kernels *kernels = a->ops->kernels;
-    size_t keys = a->past + 1, kv = head / (a->H / a->KV);
-    const float *q = a->q + head * a->D, *k = a->k + kv * a->context * a->D, *v = a->v + kv * a->context * a->D;
-    float *o = a->o + head * a->D;
-    for (size_t j = 0; j < keys; j++) scores[j] = a->scale * kernels->dot(q, k + j * a->D, a->D);
-    kernels->softmax(scores, keys, 1);
-    memset(o, 0, a->D * sizeof(float));
-    for (size_t j = 0; j < keys; j++) kernels->axpy(o, scores[j], v + j * a->D, a->D);
+enum {
+    TILE = 128,        /* keys that are unpacked at once */
+    CACHED_ROWS = 72,  /* query rows of a task, about: heads of a group times tokens */
+    CACHED_TASKS = 24, /* where a block of tokens is all there is: that many by parts of its keys, about */
+    PART_WHOLE = 16    /* a part has a multiple of these */
+};
+
+struct cached {
+    const struct ops *ops;
+    const struct cached_layer *layer;
+    float *o;
+    const float *q;
+    size_t past, T, H, group;
+    size_t each;             /* tokens of a task */
+    size_t n_parts, part;    /* keys of a part */
+    float *parts;            /* (KV, n_parts, T * group, D) outputs, then (KV, n_parts, T * group) logarithms */
+};
+
+/* A task's rows, in the order of their tokens: the later ones see more. */
+struct cached_rows {
+    float *q, *o;   /* (rows, D) */
+    float *sums;    /* (rows) logarithms */
+    float *p;       /* (rows, TILE + WHOLE) */
+    float *keys;    /* (TILE, D) */
+    size_t rows, first; /* first: the first token */
+};
+
+static size_t tokens_each(size_t group) { return CACHED_ROWS / group > 0 ? CACHED_ROWS / group : 1; }
+static size_t parts_most(size_t KV) { return KV < CACHED_TASKS ? pieces(CACHED_TASKS, KV) : 1; }
+
+size_t attention_cached_scratch_floats(size_t H, size_t KV, size_t D) {
+    size_t rows = tokens_each(H / KV) * (H / KV);
+    return rows * (2 * D + 1 + TILE + WHOLE) + TILE * D;
 }
 
-static void cached_block(void *argument, size_t task, int worker) {
-    const struct attention *a = argument;
-    float *scratch = scratch_of(a, worker);
-    if (a->T == 1) {
-        cached_row(a, scratch, task);
-        return;
+size_t attention_cached_parts_floats(size_t H, size_t KV, size_t D) {
+    return parts_most(KV) * KV * tokens_each(H / KV) * (H / KV) * (D + 1);
+}
+
+static float *part_of(const struct cached *c, size_t kv, size_t part) {
+    return c->parts + (kv * c->n_parts + part) * c->T * c->group * c->layer->D;
+}
+static float *part_sums_of(const struct cached *c, size_t kv, size_t part) {
+    return part_of(c, c->layer->KV, 0) + (kv * c->n_parts + part) * c->T * c->group;
+}
+
+/* n keys or values from `from` on as floats: where they are, or unpacked. */
+static const float *unpacked(const struct cached *c, float *to, const unsigned char *rows, size_t kv, size_t from,
+                             size_t n) {
+    const struct cached_layer *l = c->layer;
+    const void *at = rows + (kv * l->context + from) * l->row_bytes;
+    if (l->kind == BLOCK_F32) return at;
+    c->ops->kernels->dequantize[l->kind](to, at, n * l->D);
+    return to;
+}
+
+/* p(n) are scores of which the first `seen` count; they become weights that go with what o has so far. */
+static void join_scores(const struct cached *c, float *p, size_t n, size_t seen, float *sum, float *o) {
+    float more = c->ops->kernels->softmax(p, seen, 1), most = *sum > more ? *sum : more;
+    memset(p + seen, 0, (n - seen) * sizeof *p);
+    if (more == -INFINITY) return;
+    float total = most + logf(expf(*sum - most) + expf(more - most));
+    float keep = expf(*sum - total), add = expf(more - total);
+    *sum = total;
+    for (size_t i = 0; i < seen; i++) p[i] *= add;
+    for (size_t i = 0; i < c->layer->D; i++) o[i] *= keep;
+}
+
+/* Keys from .. from + n for all rows that see one of them. */
+static void attend_tile(const struct cached *c, const struct cached_rows *r, size_t kv, size_t from, size_t n) {
+    const struct kernels *kernels = c->ops->kernels;
+    size_t D = c->layer->D, apart = TILE + WHOLE, seen = c->past + r->first + 1; /* by the first token */
+    size_t begin = from < seen ? 0 : (from - seen + 1) * c->group;
+    if (begin >= r->rows) return;
+    const float *k = unpacked(c, r->keys, c->layer->k, kv, from, n);
+    kernels->gemm(0, 1, r->rows - begin, n, D, 1.0f / sqrtf((float)D), r->q + begin * D, D, k, D, 0.0f,
+                  r->p + begin * apart, apart);
+    for (size_t i = begin; i < r->rows; i++)
+        join_scores(c, r->p + i * apart, n, min_size(n, seen + i / c->group - from), &r->sums[i], r->o + i * D);
+    const float *v = unpacked(c, r->keys, c->layer->v, kv, from, n);
+    kernels->gemm(0, 0, r->rows - begin, D, n, 1.0f, r->p + begin * apart, apart, v, D, 1.0f, r->o + begin * D, D);
+}
+
+static struct cached_rows rows_of(const struct cached *c, float *scratch, size_t kv, size_t first, size_t part) {
+    size_t rows = min_size(c->each, c->T - first) * c->group, D = c->layer->D;
+    struct cached_rows r = {.rows = rows, .first = first};
+    r.keys = scratch, scratch += TILE * D;
+    r.p = scratch, scratch += rows * (TILE + WHOLE);
+    r.q = scratch, scratch += rows * D;
+    r.o = c->n_parts > 1 ? part_of(c, kv, part) : scratch;
+    r.sums = c->n_parts > 1 ? part_sums_of(c, kv, part) : scratch + rows * D;
+    return r;
+}
+
+static void cached_task(void *argument, size_t task, int worker) {
+    const struct cached *c = argument;
+    size_t KV = c->layer->KV, width = c->group * c->layer->D, kv = task % KV, part = task / KV % c->n_parts;
+    size_t blocks = pieces(c->T, c->each), first = (blocks - 1 - task / KV / c->n_parts) * c->each; /* longest first */
+    struct cached_rows r = rows_of(c, c->ops->scratch + (size_t)worker * c->ops->scratch_floats, kv, first, part);
+    size_t n = r.rows / c->group, keys = c->past + first + n;
+    for (size_t t = 0; t < n; t++)
+        memcpy(r.q + t * width, c->q + ((first + t) * KV + kv) * width, width * sizeof(float));
+    memset(r.o, 0, n * width * sizeof(float));
+    for (size_t i = 0; i < r.rows; i++) r.sums[i] = -INFINITY;
+    size_t from = part * c->part, to = min_size(from + c->part, keys);
+    for (; from < to; from += TILE) attend_tile(c, &r, kv, from, min_size(TILE, to - from));
+    for (size_t t = 0; t < n && c->n_parts == 1; t++)
+        memcpy(c->o + ((first + t) * KV + kv) * width, r.o + t * width, width * sizeof(float));
+}
+
+/* o = sum_i exp(sum_i - total) o_i over the parts of a row */
+static void join_parts(const struct cached *c, float *o, size_t kv, size_t row) {
+    size_t D = c->layer->D;
+    float most = -INFINITY, total = 0;
+    memset(o, 0, D * sizeof *o);
+    for (size_t i = 0; i < c->n_parts; i++) {
+        float sum = part_sums_of(c, kv, i)[row];
+        if (!(sum <= most)) most = sum; /* NaN too */
     }
-    size_t kv = task % a->KV, first = task / a->KV * BLOCK, n = min_size(BLOCK, a->T - first);
-    size_t at = first * a->width + kv * (a->H / a->KV) * a->D, keys_at = kv * a->context * a->D;
-    forward_group(a, scratch, a->o + at, a->q + at, a->k + keys_at, a->v + keys_at, a->past + first, n);
+    if (most == -INFINITY) return;
+    for (size_t i = 0; i < c->n_parts; i++) total += expf(part_sums_of(c, kv, i)[row] - most);
+    for (size_t i = 0; i < c->n_parts; i++)
+        c->ops->kernels->axpy(o, expf(part_sums_of(c, kv, i)[row] - most) / total, part_of(c, kv, i) + row * D, D);
 }
 
-void attention_cached(const struct ops *ops, float *o, const float *q, const float *cache_k, const float *cache_v,
-                      size_t past, size_t T, size_t context, size_t H, size_t KV, size_t D) {
-    struct attention a = {.ops = ops, .o = o, .q = q, .k = cache_k, .v = cache_v, .H = H, .KV = KV, .D = D,
-                          .width = H * D, .kv_width = D, .apart = row_floats(past + T), .scale = 1.0f / sqrtf((float)D),
-                          .past = past, .context = context, .T = T};
-    pool_run(ops->pool, T == 1 ? H : blocks_of(&a, T) * KV, cached_block, &a);
+static void join_tokens(const void *argument, size_t first, size_t last) {
+    const struct cached *c = argument;
+    for (size_t t = first; t < last; t++)
+        for (size_t h = 0; h < c->H; h++)
+            join_parts(c, c->o + (t * c->H + h) * c->layer->D, h / c->group, t * c->group + h % c->group);
+}
+
+void attention_cached(const struct ops *ops, float *o, const float *q, const struct cached_layer *layer, size_t past,
+                      size_t T, size_t H, float *parts) {
+    struct cached c = {.ops = ops, .layer = layer, .o = o, .q = q, .past = past, .T = T, .H = H,
+                       .group = H / layer->KV, .n_parts = 1, .part = past + T, .parts = parts};
+    c.each = tokens_each(c.group);
+    if (T <= c.each) {
+        size_t most = min_size(parts_most(layer->KV), pieces(past + T, TILE));
+        c.part = pieces(pieces(past + T, most), PART_WHOLE) * PART_WHOLE;
+        c.n_parts = pieces(past + T, c.part);
+    }
+    pool_run(ops->pool, pieces(T, c.each) * c.n_parts * layer->KV, cached_task, &c);
+    if (c.n_parts > 1) rows_run(ops, T, join_tokens, &c);
+}
+
+struct store {
+    const struct cached_layer *layer;
+    const float *k, *v;
+    size_t past;
+};
+static void store_rows(const void *argument, size_t first, size_t last) {
+    const struct store *s = argument;
+    const struct cached_layer *l = s->layer;
+    void (*quantize)(void *dst, const float *src, size_t n) = block_format_get(l->kind)->quantize;
+    for (size_t t = first; t < last; t++)
+        for (size_t h = 0; h < l->KV; h++) {
+            size_t from = (t * l->KV + h) * l->D, to = (h * l->context + s->past + t) * l->row_bytes;
+            quantize(l->k + to, s->k + from, l->D);
+            quantize(l->v + to, s->v + from, l->D);
+        }
+}
+
+void cached_layer_store(const struct ops *ops, const struct cached_layer *layer, const float *k, const float *v,
+                        size_t past, size_t T) {
+    struct store s = {layer, k, v, past};
+    rows_run(ops, T, store_rows, &s);
 }

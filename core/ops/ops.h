@@ -21,7 +21,7 @@ struct ops {
 /* T rows that meet a matrix of up to rows_max x cols_max with pairs of up to rank R_max beside it. */
 size_t ops_packed_bytes(const struct kernels *kernels, const struct product *product, size_t T, size_t rows_max,
                         size_t cols_max, size_t R_max);
-/* Scratch per worker that every operation below is content with: T tokens, heads of D floats. Scratch and packed rows
+/* Scratch per worker that every operation below but attention_cached is content with: T tokens, heads of D floats. Scratch and packed rows
  * are aligned to 64 bytes. */
 size_t ops_scratch_floats(const struct product *product, size_t T, size_t D);
 size_t attention_scratch_floats(size_t T, size_t D); /* the attentions' part of it */
@@ -92,6 +92,7 @@ struct rope {
 };
 /* table(positions, dims): cosines and sines of the pairs, as the kernels' rotate_pairs or rotate_halves read them. */
 void rope_table(float *table, const struct rope *rope, size_t positions);
+void rope_turns(float *turns, const struct rope *rope, size_t position); /* one row of it: (dims) */
 /* Rotates x(T, heads * D) in place by positions[t]; inverse: the backward. */
 void rope_apply(const struct ops *ops, float *x, const int32_t *positions, const float *table,
                 const struct rope *rope, size_t heads, size_t D, size_t T, int inverse);
@@ -104,10 +105,21 @@ void attention_forward(const struct ops *ops, float *o, const float *q, const fl
 void attention_backward(const struct ops *ops, float *dq, float *dk, float *dv, float *dkv, const float *do_,
                         const float *q, const float *k, const float *v, const size_t *starts, size_t n_sequences,
                         size_t H, size_t KV, size_t D);
-/* T new rows after `past` rows that are in the cache (which holds the new ones too by now).
- * cache_k, cache_v: (KV, context, D) floats. */
-void attention_cached(const struct ops *ops, float *o, const float *q, const float *cache_k, const float *cache_v,
-                      size_t past, size_t T, size_t context, size_t H, size_t KV, size_t D);
+/* Keys and values of a layer in a cache: (KV, context) rows of D elements as blocks of `kind`, which has a quantizer. */
+struct cached_layer {
+    unsigned char *k, *v;
+    enum block_type kind;
+    size_t context, row_bytes, KV, D;
+};
+/* T rows k, v (T, KV*D) become rows past .. past + T of the cache. */
+void cached_layer_store(const struct ops *ops, const struct cached_layer *layer, const float *k, const float *v,
+                        size_t past, size_t T);
+/* q, o (T, H*D) of the rows past .. past + T, which the cache holds by now. parts: scratch that the workers share,
+ * of attention_cached_parts_floats; theirs has attention_cached_scratch_floats, whatever the context is. */
+void attention_cached(const struct ops *ops, float *o, const float *q, const struct cached_layer *layer, size_t past,
+                      size_t T, size_t H, float *parts);
+size_t attention_cached_scratch_floats(size_t H, size_t KV, size_t D);
+size_t attention_cached_parts_floats(size_t H, size_t KV, size_t D);
 
 void swiglu_forward(const struct ops *ops, float *y, const float *gate, const float *up, size_t n);
 void swiglu_backward(const struct ops *ops, float *dgate, float *dup, const float *dy, const float *gate,

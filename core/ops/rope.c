@@ -3,19 +3,21 @@
 
 #include <math.h>
 
-void rope_table(float *table, const struct rope *rope, size_t positions) {
+void rope_turns(float *turns, const struct rope *rope, size_t position) {
     size_t half = rope->dims / 2;
     int halves = rope->style == ROPE_HALVES;
-    for (size_t p = 0; p < positions; p++)
-        for (size_t i = 0; i < half; i++) {
-            float *turns = table + p * rope->dims;
-            double frequency = pow((double)rope->base, -2.0 * (double)i / (double)rope->dims);
-            if (rope->factors) frequency /= (double)rope->factors[i];
-            /* the references keep angles in f32: so do we, to stay beside them at far positions */
-            float angle = (float)p * (float)frequency;
-            turns[halves ? i : 2 * i] = (float)cos((double)angle);
-            turns[halves ? i + half : 2 * i + 1] = (float)sin((double)angle);
-        }
+    for (size_t i = 0; i < half; i++) {
+        double frequency = pow((double)rope->base, -2.0 * (double)i / (double)rope->dims);
+        if (rope->factors) frequency /= (double)rope->factors[i];
+        /* the references keep angles in f32: so do we, to stay beside them at far positions */
+        float angle = (float)position * (float)frequency;
+        turns[halves ? i : 2 * i] = (float)cos((double)angle);
+        turns[halves ? i + half : 2 * i + 1] = (float)sin((double)angle);
+    }
+}
+
+void rope_table(float *table, const struct rope *rope, size_t positions) {
+    for (size_t p = 0; p < positions; p++) rope_turns(table + p * rope->dims, rope, p);
 }
 
 struct turn {
