@@ -20,12 +20,14 @@
     X(Q6_K, 256, 210)
 
 extern const struct kernels kernels_scalar;
+extern const struct rounded rounded_scalar;
 
 #if defined(__x86_64__)
 extern const struct kernels kernels_avx2;
 extern const struct kernels kernels_avx512;
 extern const struct product product_avx512vnni;
 extern const struct product product_amx;
+extern const struct rounded rounded_avx512vnni;
 
 /* In kernels.c: a test of the CPU must not itself be compiled for the CPU that it looks for. */
 int kernels_cpu_has_avx2(void);
