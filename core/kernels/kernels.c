@@ -113,8 +113,9 @@ static void assemble(void) {
             &rounded_avx512vnni);
 #elif defined(__aarch64__)
     compose(&kernels_neon_dotprod, &kernels_neon, "neon_dotprod", kernels_cpu_has_neon_dotprod, &product_neon_dotprod,
-            NULL);
-    compose(&kernels_neon_i8mm, &kernels_neon, "neon_i8mm", kernels_cpu_has_neon_i8mm, &product_neon_i8mm, NULL);
+            &rounded_neon_dotprod);
+    compose(&kernels_neon_i8mm, &kernels_neon, "neon_i8mm", kernels_cpu_has_neon_i8mm, &product_neon_i8mm,
+            kernels_cpu_has_neon_dotprod() ? &rounded_neon_dotprod : NULL);
 #endif
 #if defined(__x86_64__)
     const struct kernels *f32 = kernels_cpu_has_avx512() ? &kernels_avx512 : &kernels_avx2;

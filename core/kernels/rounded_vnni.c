@@ -26,12 +26,14 @@ enum { BLOCK = 32, BLOCKS = 4, GROUP = BLOCK * BLOCKS, SUMS = 4, ROWS = 8, AHEAD
 
 /* Four blocks of x. */
 struct group {
-    int8_t halves[2][64];    /* the first sixteen terms of each block; the others */
-    int8_t terms[2][64];     /* in order */
-    int32_t offsets[2][16];  /* -128 times the sum of four terms in order */
-    float scales[16];        /* each block's four times, as its terms lie in halves */
-    float sums[16];          /* of the eight terms of a lane of halves, times the scale */
-    float block_scales[16];  /* once each; twelve zeros */
+    int8_t halves[2][64];   /* the first sixteen terms of each block; the others */
+    int8_t terms[2][64];    /* in order */
+    int32_t offsets[2][16]; /* -128 times the sum of four terms in order */
+    float scales[16];       /* each block's four times, as its terms lie in halves */
+    float sums[16];         /* of the eight terms of a lane of halves, times the scale */
+    float block_scales[4];  /* once each */
+    float block_sums[4];    /* of the block's terms, times the scale */
+    float unused[8];        /* up to a line of the cache */
 };
 _Static_assert(sizeof(struct group) % 64 == 0, "aligned groups");
 
@@ -62,7 +64,12 @@ LANE void sum_terms(struct group *group) {
     const __m512i none = _mm512_setzero_si512(), ones = _mm512_set1_epi8(1), sign = _mm512_set1_epi8((char)-128);
     __m512i sums = _mm512_dpbusd_epi32(none, ones, _mm512_load_si512(group->halves[0]));
     sums = _mm512_dpbusd_epi32(sums, ones, _mm512_load_si512(group->halves[1]));
-    _mm512_store_ps(group->sums, _mm512_cvtepi32_ps(sums) * _mm512_load_ps(group->scales));
+    __m512 scaled = _mm512_cvtepi32_ps(sums) * _mm512_load_ps(group->scales);
+    _mm512_store_ps(group->sums, scaled);
+    for (size_t b = 0; b < BLOCKS; b++) {
+        const float *four = group->sums + 4 * b;
+        group->block_sums[b] = (four[0] + four[1]) + (four[2] + four[3]);
+    }
     for (int i = 0; i < 2; i++) {
         __m512i sum = _mm512_dpbusd_epi32(none, sign, _mm512_load_si512(group->terms[i]));
         _mm512_store_si512(group->offsets[i], _mm512_sub_epi32(none, sum));
@@ -194,10 +201,118 @@ LANE __m512 add_bytes(__m512 sum, const struct bytes *n, const struct group *x) 
     return sum;
 }
 
+/* ---- a block of the K formats: 256 elements, two groups of x ---- */
+
+/* The eight scales or sums of two groups. */
+LANE __m256 both_of(const float *first, const float *second) {
+    return _mm256_set_m128(_mm_load_ps(second), _mm_load_ps(first));
+}
+
+struct parts {
+    __m512i q[2][2];       /* [group][pair of parts]: in order, without a sign */
+    __m256 scales, minima; /* times d and dmin */
+};
+LANE __m256 bytes_times(uint64_t bytes, __m128 factor) {
+    __m256i wide = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
+    return _mm256_cvtepi32_ps(wide) * _mm256_broadcastss_ps(factor);
+}
+LANE struct parts read_parts(const uint8_t *p, int five) {
+    struct parts n;
+    int halves;
+    uint32_t first, second, third; /* all four bytes of a word at a time: see scale_and_minimum in blocks.c */
+    memcpy(&halves, p, sizeof halves);
+    memcpy(&first, p + 4, sizeof first);
+    memcpy(&second, p + 8, sizeof second);
+    memcpy(&third, p + 12, sizeof third);
+    __m128 d = _mm_cvtph_ps(_mm_cvtsi32_si128(halves));
+    uint64_t scales = (uint64_t)((third & 0x0f0f0f0f) | (first >> 2 & 0x30303030)) << 32 | (first & 0x3f3f3f3f);
+    uint64_t minima = (uint64_t)((third >> 4 & 0x0f0f0f0f) | (second >> 2 & 0x30303030)) << 32 | (second & 0x3f3f3f3f);
+    n.scales = bytes_times(scales, d);
+    n.minima = bytes_times(minima, _mm_movehdup_ps(d));
+    const __m512i nibble = _mm512_set1_epi8(15);
+#pragma GCC unroll 2
+    for (int g = 0; g < 2; g++) {
+        __m512i q = _mm512_loadu_si512(p + (five ? 48 : 16) + 64 * g);
+        __m512i low = _mm512_and_si512(q, nibble), high = _mm512_and_si512(_mm512_srli_epi16(q, 4), nibble);
+        n.q[g][0] = _mm512_shuffle_i64x2(low, high, 0x44);
+        n.q[g][1] = _mm512_shuffle_i64x2(low, high, 0xee);
+    }
+    if (!five) return n;
+    __m512i fifth = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)(p + 16)));
+    __m512i bits = _mm512_inserti64x4(_mm512_set1_epi8(1), _mm256_set1_epi8(2), 1); /* of parts 0 and 1 */
+#pragma GCC unroll 4
+    for (int pair = 0; pair < 4; pair++, bits = _mm512_slli_epi16(bits, 2)) {
+        __m512i sixteens = _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(fifth, bits), _mm512_set1_epi8(16));
+        n.q[pair / 2][pair % 2] = _mm512_or_si512(n.q[pair / 2][pair % 2], sixteens);
+    }
+    return n;
+}
+
+LANE __m512 add_parts(__m512 sum, const struct parts *n, const struct group *x) {
+    const __m512i eight = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    __m512 scales = _mm512_castps256_ps512(n->scales * both_of(x[0].block_scales, x[1].block_scales));
+    __m256 minima = n->minima * both_of(x[0].block_sums, x[1].block_sums);
+    sum = sum - _mm512_zextps256_ps512(minima);
+#pragma GCC unroll 4
+    for (int pair = 0; pair < 4; pair++) {
+        const struct group *g = x + pair / 2;
+        __m512i terms = _mm512_load_si512(g->terms[pair % 2]);
+        __m512i whole = _mm512_dpbusd_epi32(_mm512_setzero_si512(), n->q[pair / 2][pair % 2], terms);
+        __m512 spread = _mm512_permutexvar_ps(_mm512_add_epi32(eight, _mm512_set1_epi32(2 * pair)), scales);
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), spread, sum);
+    }
+    return sum;
+}
+
+struct sixths {
+    __m512i q[2][2]; /* as of struct parts: plus 32 */
+    __m512 scales;   /* of sixteen elements each, times d */
+};
+LANE struct sixths read_sixths(const uint8_t *p) {
+    struct sixths n;
+    uint16_t d;
+    memcpy(&d, p + 208, sizeof d);
+    __m512i scales = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p + 192)));
+    n.scales = _mm512_cvtepi32_ps(scales) * _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(d)));
+    const __m512i nibble = _mm512_set1_epi8(15), upper = _mm512_set1_epi8(48);
+    const __m512i up = _mm512_setr_epi64(4, 4, 4, 4, 2, 2, 2, 2), down = _mm512_setr_epi64(0, 0, 0, 0, 2, 2, 2, 2);
+#pragma GCC unroll 2
+    for (int g = 0; g < 2; g++) {
+        __m512i q = _mm512_loadu_si512(p + 64 * g);
+        __m512i two = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)(p + 128 + 32 * g)));
+        __m512i low = _mm512_and_si512(_mm512_sllv_epi64(two, up), upper);
+        __m512i high = _mm512_and_si512(_mm512_srlv_epi64(two, down), upper);
+        n.q[g][0] = _mm512_or_si512(low, _mm512_and_si512(q, nibble));
+        n.q[g][1] = _mm512_or_si512(high, _mm512_and_si512(_mm512_srli_epi16(q, 4), nibble));
+    }
+    return n;
+}
+
+LANE __m512 add_sixths(__m512 sum, const struct sixths *n, const struct group *x) {
+    const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    const __m512i four = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    __m512 of_x = _mm512_castps256_ps512(both_of(x[0].block_scales, x[1].block_scales));
+    __m512 scales = n->scales * _mm512_permutexvar_ps(twice, of_x);
+#pragma GCC unroll 4
+    for (int pair = 0; pair < 4; pair++) {
+        const struct group *g = x + pair / 2;
+        __m512i whole = _mm512_srai_epi32(_mm512_load_si512(g->offsets[pair % 2]), 2); /* -32 sum x */
+        whole = _mm512_dpbusd_epi32(whole, n->q[pair / 2][pair % 2], _mm512_load_si512(g->terms[pair % 2]));
+        __m512 spread = _mm512_permutexvar_ps(_mm512_add_epi32(four, _mm512_set1_epi32(4 * pair)), scales);
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), spread, sum);
+    }
+    return sum;
+}
+
 /* ---- rows ---- */
 
-enum kind { KIND_Q4_0, KIND_Q4_1, KIND_Q5_0, KIND_Q5_1, KIND_Q8_0 };
-LANE size_t kind_bytes(enum kind kind) { return kind == KIND_Q8_0 ? 34 : 18 + 2 * (size_t)kind; }
+enum kind { KIND_Q4_0, KIND_Q4_1, KIND_Q5_0, KIND_Q5_1, KIND_Q8_0, KIND_Q4_K, KIND_Q5_K, KIND_Q6_K };
+/* What is taken at once: four blocks of 32, or one of 256. */
+LANE size_t step_terms(enum kind kind) { return kind >= KIND_Q4_K ? 256 : GROUP; }
+LANE size_t step_bytes(enum kind kind) {
+    const size_t bytes[] = {4 * 18, 4 * 20, 4 * 22, 4 * 24, 4 * 34, 144, 176, 210};
+    return bytes[kind];
+}
 
 struct dots {
     float *out;
@@ -208,22 +323,29 @@ struct dots {
     size_t groups, n; /* of a row of x; terms */
 };
 
-/* Four blocks, or fewer at the end of a row, of R rows with T of x. */
+#define ADD_EACH(add)                                                                                                  \
+    _Pragma("GCC unroll 4") for (size_t t = 0; t < T; t++) sums[r * T + t] = add(sums[r * T + t], &n, x + t * a->groups)
+
+/* One step, or `blocks` of four at the end of a row, of R rows with T of x. */
 LANE void add_group(__m512 sums[SUMS], const struct dots *a, enum kind kind, size_t R, size_t T, const uint8_t *rows,
                     const struct group *x, size_t blocks) {
     static const struct places *const places[] = {&places_q4_0, &places_q4_1, &places_q5_0, &places_q5_1};
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; r++) {
         const uint8_t *p = rows + r * a->row_bytes;
-        prefetch(p, BLOCKS * kind_bytes(kind));
-        if (kind == KIND_Q8_0) {
+        prefetch(p, step_bytes(kind));
+        if (kind == KIND_Q6_K) {
+            struct sixths n = read_sixths(p);
+            ADD_EACH(add_sixths);
+        } else if (kind >= KIND_Q4_K) {
+            struct parts n = read_parts(p, kind == KIND_Q5_K);
+            ADD_EACH(add_parts);
+        } else if (kind == KIND_Q8_0) {
             struct bytes n = read_bytes(p, blocks);
-#pragma GCC unroll 4
-            for (size_t t = 0; t < T; t++) sums[r * T + t] = add_bytes(sums[r * T + t], &n, x + t * a->groups);
+            ADD_EACH(add_bytes);
         } else {
             struct nibbles n = read_nibbles(p, places[kind], kind % 2, kind >= KIND_Q5_0, blocks);
-#pragma GCC unroll 4
-            for (size_t t = 0; t < T; t++) sums[r * T + t] = add_nibbles(sums[r * T + t], &n, x + t * a->groups);
+            ADD_EACH(add_nibbles);
         }
     }
 }
@@ -241,9 +363,11 @@ LANE void tile(const struct dots *a, enum kind kind, size_t r0, size_t R, size_t
     float totals[SUMS];
 #pragma GCC unroll 4
     for (size_t i = 0; i < SUMS; i++) sums[i] = _mm512_setzero_ps();
-    for (size_t g = 0; g < a->n / GROUP; g++, rows += BLOCKS * kind_bytes(kind), x++)
+    for (size_t n = step_terms(kind); n <= a->n; n += step_terms(kind), rows += step_bytes(kind)) {
         add_group(sums, a, kind, R, T, rows, x, BLOCKS);
-    if (a->n % GROUP) add_group(sums, a, kind, R, T, rows, x, a->n % GROUP / BLOCK);
+        x += step_terms(kind) / GROUP;
+    }
+    if (kind < KIND_Q4_K && a->n % GROUP) add_group(sums, a, kind, R, T, rows, x, a->n % GROUP / BLOCK);
     __m128 folded[SUMS];
 #pragma GCC unroll 4
     for (size_t i = 0; i < SUMS; i++) folded[i] = fold(sums[i]);
@@ -279,6 +403,9 @@ DOTS(Q4_1)
 DOTS(Q5_0)
 DOTS(Q5_1)
 DOTS(Q8_0)
+DOTS(Q4_K)
+DOTS(Q5_K)
+DOTS(Q6_K)
 
 const struct rounded rounded_avx512vnni = {
     .bytes = rounded_bytes,
@@ -287,7 +414,10 @@ const struct rounded rounded_avx512vnni = {
              [BLOCK_Q4_1] = dots_Q4_1,
              [BLOCK_Q5_0] = dots_Q5_0,
              [BLOCK_Q5_1] = dots_Q5_1,
-             [BLOCK_Q8_0] = dots_Q8_0},
+             [BLOCK_Q8_0] = dots_Q8_0,
+             [BLOCK_Q4_K] = dots_Q4_K,
+             [BLOCK_Q5_K] = dots_Q5_K,
+             [BLOCK_Q6_K] = dots_Q6_K},
 };
 
 #endif

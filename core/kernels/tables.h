@@ -42,6 +42,7 @@ void gemm_openblas(int transpose_a, int transpose_b, size_t m, size_t n, size_t 
 extern const struct kernels kernels_neon;
 extern const struct product product_neon_dotprod;
 extern const struct product product_neon_i8mm;
+extern const struct rounded rounded_neon_dotprod;
 
 int kernels_cpu_has_neon(void);
 int kernels_cpu_has_neon_dotprod(void);
