@@ -10,11 +10,16 @@
 
 enum {
     FEW_TOKENS = 4,      /* up to here rows are multiplied as they are dequantized */
+    FEW_ROUNDED = 7,     /* the same for rows in bytes. Less than head_loss's chunks have */
     PACKED_TERMS = 4096, /* terms of which packed rows exist at once: bounds the memory under the LM head */
     PACK_ROWS = 48,      /* rows that a task packs, about */
     WIDEST_BLOCK = 256,
     FINE = 32,           /* outputs of the smallest task, or a block */
+    TASK_LEAST = 8192,   /* bytes of a matrix in a task where there are few tokens */
+    TASK_MOST = 65536,
     NARROW_ROWS = 4,     /* of a pair's A that are multiplied at once where there are few tokens */
+    LINE = 16,           /* floats */
+    ASK_MOST = 1024,     /* floats that are asked for at once */
     PAIR_CHUNK = 64,
     PAIR_COLUMNS = 128
 };
@@ -37,7 +42,7 @@ size_t ops_packed_bytes(const struct kernels *kernels, const struct product *pro
                         size_t cols_max, size_t R_max) {
     size_t wide = max_size(rows_max, cols_max);
     size_t few = product != kernels->exact && kernels->rounded
-                     ? min_size(T, FEW_TOKENS) * kernels->rounded->bytes(chunks(wide, WIDEST_BLOCK) * WIDEST_BLOCK)
+                     ? min_size(T, FEW_ROUNDED) * kernels->rounded->bytes(chunks(wide, WIDEST_BLOCK) * WIDEST_BLOCK)
                      : 0;
     return max_size(few, packed_bytes(product, T, min_size(wide, packed_terms(product))) +
                              LINEAR_GROUP * kernels->exact->rows_bytes(T, R_max));
@@ -71,7 +76,11 @@ struct few {
 };
 
 static int has_pair(const struct linear *job) { return job->pair && job->pair->rank > 0; }
-static size_t few_rows(const struct linear *job) { return max_size((job->w->rows / 48 + 7) / 8 * 8, 32); }
+/* Of a task: many, so that workers end together, but long enough that claiming one costs nothing. */
+static size_t few_rows(const struct linear *job) {
+    size_t rows = min_size(max_size(job->w->rows / 64 * job->w->row_bytes, TASK_LEAST), TASK_MOST) / job->w->row_bytes;
+    return max_size(rows / 8, 1) * 8;
+}
 static size_t pieces_of(const struct linear *job) { return has_pair(job) ? chunks(job->pair->rank, NARROW_ROWS) : 0; }
 
 /* Rows r .. r + NARROW_ROWS of A, or as many as there are. */
@@ -94,6 +103,11 @@ static void do_pieces(struct few *f) {
     }
 }
 
+/* What is needed once the rows of W are done: it comes in the meantime. */
+static void ask_for(const float *p, size_t n) {
+    for (size_t i = 0; i < min_size(n, ASK_MOST); i += LINE) __builtin_prefetch(p + i, 0, 3);
+}
+
 static void forward_few(void *argument, size_t i, int worker) {
     struct few *f = argument;
     const struct kernels *kernels = f->ops->kernels;
@@ -105,6 +119,7 @@ static void forward_few(void *argument, size_t i, int worker) {
     size_t r0 = i * few_rows(job), n = min_size(few_rows(job), w->rows - r0);
     const unsigned char *rows = (const unsigned char *)w->data + r0 * w->row_bytes;
     float *y = job->y + r0;
+    if (has_pair(job)) ask_for(job->pair->b + r0 * job->pair->rank, n * job->pair->rank);
     if (f->rounded && f->rounded->dots[w->type])
         f->rounded->dots[w->type](y, w->rows, rows, w->row_bytes, n, f->ops->packed, f->T, w->cols);
     else
@@ -293,7 +308,7 @@ static void multiply_jobs(const struct ops *ops, const struct linear *jobs, size
 void linear_forward_group(const struct ops *ops, const struct linear *jobs, size_t n_jobs, size_t T) {
     for (size_t j = 0, n; j < n_jobs; j += n) {
         for (n = 1; n < LINEAR_GROUP && j + n < n_jobs && jobs[j + n].x == jobs[j].x; n++) {}
-        if (T <= FEW_TOKENS)
+        if (T <= (rounding(ops, jobs + j, n) ? FEW_ROUNDED : FEW_TOKENS))
             multiply_few(ops, jobs + j, n, T);
         else
             multiply_jobs(ops, jobs + j, n, T, 0, 0);
