@@ -62,7 +62,7 @@ static void count_once(void *argument, size_t i, int worker) {
 }
 static void test_each_task_once(void **state) {
     (void)state;
-    static const size_t counts[] = {0, 1, 2, 3, 7, 64, 1000, 50000};
+    static const size_t counts[] = {0, 1, 2, 3, 7, 64, 1000, 65535, 65536, 150000};
     for (size_t s = 0; s < SIZES; s++) {
         struct pool *pool = make(sizes[s]);
         assert_int_equal(pool_threads(pool), sizes[s]);

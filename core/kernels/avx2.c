@@ -96,6 +96,7 @@ const struct kernels kernels_avx2 = {
     .row_dot = {KERNELS_EACH_TYPE(ROW_DOT_ENTRY)},
     .row_dots = {KERNELS_EACH_TYPE(ROW_DOTS_ENTRY)},
     .gemm = gemm,
+    .add_narrow = add_narrow,
     .dot = dot,
     .axpy = axpy,
     .sum_squares = sum_squares,

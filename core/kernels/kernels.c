@@ -84,13 +84,14 @@ int kernels_cpu_has_neon_dotprod(void) { return kernels_cpu_has_neon() && (getau
 int kernels_cpu_has_neon_i8mm(void) { return kernels_cpu_has_neon() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM); }
 #endif
 
-/* A table that differs from another in its fast product alone. */
+/* A table that differs from another in what is not exact. */
 static inline void compose(struct kernels *table, const struct kernels *from, const char *name,
-                           int (*supported)(void), const struct product *fast) {
+                           int (*supported)(void), const struct product *fast, const struct rounded *rounded) {
     *table = *from;
     table->name = name;
     table->supported = supported;
     table->fast = fast;
+    table->rounded = rounded;
 }
 
 static void refuse(int code, const char *name, const char *reason) {
@@ -106,15 +107,19 @@ static void refuse(int code, const char *name, const char *reason) {
 
 static void assemble(void) {
 #if defined(__x86_64__)
-    compose(&kernels_amx, &kernels_avx512, "amx", kernels_cpu_has_amx, &product_amx);
-    compose(&kernels_avx512vnni, &kernels_avx512, "avx512vnni", kernels_cpu_has_avx512vnni, &product_avx512vnni);
+    compose(&kernels_amx, &kernels_avx512, "amx", kernels_cpu_has_amx, &product_amx,
+            kernels_cpu_has_avx512vnni() ? &rounded_avx512vnni : NULL);
+    compose(&kernels_avx512vnni, &kernels_avx512, "avx512vnni", kernels_cpu_has_avx512vnni, &product_avx512vnni,
+            &rounded_avx512vnni);
 #elif defined(__aarch64__)
-    compose(&kernels_neon_dotprod, &kernels_neon, "neon_dotprod", kernels_cpu_has_neon_dotprod, &product_neon_dotprod);
-    compose(&kernels_neon_i8mm, &kernels_neon, "neon_i8mm", kernels_cpu_has_neon_i8mm, &product_neon_i8mm);
+    compose(&kernels_neon_dotprod, &kernels_neon, "neon_dotprod", kernels_cpu_has_neon_dotprod, &product_neon_dotprod,
+            &rounded_neon_dotprod);
+    compose(&kernels_neon_i8mm, &kernels_neon, "neon_i8mm", kernels_cpu_has_neon_i8mm, &product_neon_i8mm,
+            kernels_cpu_has_neon_dotprod() ? &rounded_neon_dotprod : NULL);
 #endif
 #if defined(__x86_64__)
     const struct kernels *f32 = kernels_cpu_has_avx512() ? &kernels_avx512 : &kernels_avx2;
-    compose(&kernels_openblas, f32, "openblas", f32->supported, f32->fast);
+    compose(&kernels_openblas, f32, "openblas", f32->supported, f32->fast, f32->rounded);
     kernels_openblas.gemm = gemm_openblas;
 #endif
 }

@@ -42,12 +42,27 @@ struct product {
     double (*spin)(size_t n);
 };
 
+/* Products of few rows of activations with rows of blocks as they lie, for what reads the matrix once and is bounded
+ * by that. The activations are rounded to bytes first, 32 terms with one scale = max |x| / 127; the blocks stay as they
+ * are. NaN or infinity among the terms makes the product not finite.
+ *
+ * A product is a sum in one fixed order: how rows, of blocks or of x, are cut into calls does not show. */
+struct rounded {
+    size_t (*bytes)(size_t n); /* of a rounded row of n terms, a multiple of 64; n: of 32 */
+    void (*round)(void *rounded, const float *x, size_t n); /* aligned to 64 bytes */
+    /* out[t ldo + r] = row r (at rows + r row_bytes) times x t (at rounded + t bytes(n)). T rows of x read the
+     * blocks once. NULL for types that have none: row_dots is for those. */
+    void (*dots[BLOCK_TYPE_LIMIT])(float *out, size_t ldo, const void *rows, size_t row_bytes, size_t n_rows,
+                                   const void *rounded, size_t T, size_t n);
+};
+
 struct kernels {
     const char *name; /* "scalar", "avx2", "avx512" */
     int (*supported)(void);
 
     const struct product *exact; /* f32 */
     const struct product *fast;  /* the fastest whose drift is bounded (docs/benchmarks.md); exact where none is */
+    const struct rounded *rounded; /* goes with `fast` where that is not exact; NULL: there is none */
 
     /* One row or part of a row of whole blocks. NULL never: types without a fast version have the scalar one. */
     void (*dequantize[BLOCK_TYPE_LIMIT])(float *dst, const void *src, size_t n);
@@ -63,6 +78,9 @@ struct kernels {
      * beta 0 does not read C, alpha 0 neither A nor B. The result does not depend on which thread calls. */
     void (*gemm)(int transpose_a, int transpose_b, size_t m, size_t n, size_t k, float alpha, const float *a,
                  size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc);
+
+    /* y[i] += scale sum_r b[i R + r] x[r] for n rows of few floats */
+    void (*add_narrow)(float *y, const float *b, size_t n, const float *x, size_t R, float scale);
 
     float (*dot)(const float *a, const float *b, size_t n);
     void (*axpy)(float *y, float alpha, const float *x, size_t n); /* y += alpha x */

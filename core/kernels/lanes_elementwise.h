@@ -160,6 +160,26 @@ static void rms_norm_backward(float *dx, const float *dy, const float *x, const 
     }
 }
 
+/* Four rows at a time, four lanes each. */
+LANE quad narrow_row(const float *b, const float *x, size_t R) {
+    quad sum = quad_splat(0);
+    for (size_t r = 0; r + 4 <= R; r += 4) sum = quad_fma(quad_load(b + r), quad_load(x + r), sum);
+    return sum;
+}
+static void add_narrow(float *y, const float *b, size_t n, const float *x, size_t R, float scale) {
+    for (size_t i = 0; i < n; i += 4) {
+        size_t rows = n - i < 4 ? n - i : 4;
+        quad sums[4];
+        float totals[4];
+        for (size_t j = 0; j < 4; j++) sums[j] = narrow_row(b + (i + (j < rows ? j : 0)) * R, x, R);
+        quad_store_sums(totals, sums[0], sums[1], sums[2], sums[3]);
+        for (size_t j = 0; j < rows; j++) {
+            for (size_t r = R / 4 * 4; r < R; r++) totals[j] += b[(i + j) * R + r] * x[r];
+            y[i + j] += scale * totals[j];
+        }
+    }
+}
+
 /* Plain: the compiler finds the vectors, and the shuffles that pairs need. */
 static void rotate_pairs(float *restrict x, const float *restrict turns, float sign, size_t n) {
     for (size_t i = 0; i < n; i++) {

@@ -79,6 +79,7 @@ LANE ints v_sixteens(uint32_t bits, int first) {
     return vandq_u32(vtstq_u32(vdupq_n_u32(bits >> first), vld1q_u32(lane)), vdupq_n_u32(16));
 }
 
+LANE quad quad_load(const float *p) { return vld1q_f32(p); }
 LANE quad quad_splat(float value) { return vdupq_n_f32(value); }
 LANE float quad_first(quad q) { return vgetq_lane_f32(q, 0); }
 /* Lane 1 in lane 0. */
@@ -134,6 +135,7 @@ const struct kernels kernels_neon = {
     .row_dot = {KERNELS_EACH_TYPE(ROW_DOT_ENTRY)},
     .row_dots = {KERNELS_EACH_TYPE(ROW_DOTS_ENTRY)},
     .gemm = gemm,
+    .add_narrow = add_narrow,
     .dot = dot,
     .axpy = axpy,
     .sum_squares = sum_squares,

@@ -6,6 +6,7 @@
 typedef __m128 quad;
 typedef __m256 octet;
 
+LANE quad quad_load(const float *p) { return _mm_loadu_ps(p); }
 LANE quad quad_splat(float value) { return _mm_set1_ps(value); }
 LANE float quad_first(quad q) { return _mm_cvtss_f32(q); }
 /* Lane 1 in lane 0. */

@@ -219,6 +219,10 @@ static void transpose(float *dst, size_t ldd, const float *src, size_t lds, size
         for (size_t r = 0; r < (rows + 15) / 16 * 16; r++) dst[c * ldd + r] = r < rows ? src[r * lds + c] : 0;
 }
 
+static void add_narrow(float *y, const float *b, size_t n, const float *x, size_t R, float scale) {
+    for (size_t i = 0; i < n; i++) y[i] += scale * dot(b + i * R, x, R);
+}
+
 #define DEQUANTIZE_ENTRY(type, elements, bytes) [BLOCK_##type] = dequantize_##type,
 #define ROW_DOT_ENTRY(type, elements, bytes) [BLOCK_##type] = row_dot_##type,
 #define ROW_DOTS_ENTRY(type, elements, bytes) [BLOCK_##type] = row_dots_##type,
@@ -228,10 +232,12 @@ const struct kernels kernels_scalar = {
     .supported = supported,
     .exact = &product_scalar,
     .fast = &product_scalar,
+    .rounded = &rounded_scalar,
     .dequantize = {KERNELS_EACH_TYPE(DEQUANTIZE_ENTRY)},
     .row_dot = {KERNELS_EACH_TYPE(ROW_DOT_ENTRY)},
     .row_dots = {KERNELS_EACH_TYPE(ROW_DOTS_ENTRY)},
     .gemm = gemm,
+    .add_narrow = add_narrow,
     .dot = dot,
     .axpy = axpy,
     .sum_squares = sum_squares,

@@ -20,12 +20,14 @@
     X(Q6_K, 256, 210)
 
 extern const struct kernels kernels_scalar;
+extern const struct rounded rounded_scalar;
 
 #if defined(__x86_64__)
 extern const struct kernels kernels_avx2;
 extern const struct kernels kernels_avx512;
 extern const struct product product_avx512vnni;
 extern const struct product product_amx;
+extern const struct rounded rounded_avx512vnni;
 
 /* In kernels.c: a test of the CPU must not itself be compiled for the CPU that it looks for. */
 int kernels_cpu_has_avx2(void);
@@ -40,6 +42,7 @@ void gemm_openblas(int transpose_a, int transpose_b, size_t m, size_t n, size_t 
 extern const struct kernels kernels_neon;
 extern const struct product product_neon_dotprod;
 extern const struct product product_neon_i8mm;
+extern const struct rounded rounded_neon_dotprod;
 
 int kernels_cpu_has_neon(void);
 int kernels_cpu_has_neon_dotprod(void);

@@ -5,12 +5,21 @@
  * sum of chunks however the work is cut. */
 #include "core/ops/ops.h"
 
+#include <sched.h>
+#include <stdatomic.h>
+
 enum {
     FEW_TOKENS = 4,      /* up to here rows are multiplied as they are dequantized */
+    FEW_ROUNDED = 7,     /* the same for rows in bytes. Less than head_loss's chunks have */
     PACKED_TERMS = 4096, /* terms of which packed rows exist at once: bounds the memory under the LM head */
     PACK_ROWS = 48,      /* rows that a task packs, about */
     WIDEST_BLOCK = 256,
     FINE = 32,           /* outputs of the smallest task, or a block */
+    TASK_LEAST = 8192,   /* bytes of a matrix in a task where there are few tokens */
+    TASK_MOST = 65536,
+    NARROW_ROWS = 4,     /* of a pair's A that are multiplied at once where there are few tokens */
+    LINE = 16,           /* floats */
+    ASK_MOST = 1024,     /* floats that are asked for at once */
     PAIR_CHUNK = 64,
     PAIR_COLUMNS = 128
 };
@@ -31,8 +40,12 @@ static size_t packed_bytes(const struct product *product, size_t T, size_t k) {
 
 size_t ops_packed_bytes(const struct kernels *kernels, const struct product *product, size_t T, size_t rows_max,
                         size_t cols_max, size_t R_max) {
-    return packed_bytes(product, T, min_size(max_size(rows_max, cols_max), packed_terms(product))) +
-           LINEAR_GROUP * kernels->exact->rows_bytes(T, R_max);
+    size_t wide = max_size(rows_max, cols_max);
+    size_t few = product != kernels->exact && kernels->rounded
+                     ? min_size(T, FEW_ROUNDED) * kernels->rounded->bytes(chunks(wide, WIDEST_BLOCK) * WIDEST_BLOCK)
+                     : 0;
+    return max_size(few, packed_bytes(product, T, min_size(wide, packed_terms(product))) +
+                             LINEAR_GROUP * kernels->exact->rows_bytes(T, R_max));
 }
 
 size_t ops_scratch_floats(const struct product *product, size_t T, size_t D) {
@@ -47,27 +60,97 @@ static void add_bias(float *y, const float *bias, size_t n) {
 
 /* ---- few rows, as when answering ---- */
 
+/* Jobs with one x. Its rows are rounded to bytes where the product is not exact, and where the table knows how to
+ * multiply bytes with blocks of the job's type.
+ *
+ * y of the pairs needs all of x A^T, but not before a task's rows of W are done. So the rows of A are done in pieces,
+ * by whichever task gets to them first, and that they are done is waited for at the end of a task: then the others are
+ * at most in the middle of a piece. Who has claimed a piece does it at once, so that nobody waits for whoever waits. */
 struct few {
     const struct ops *ops;
     const struct linear *jobs;
-    size_t T;
+    size_t n_jobs, T;
+    const struct rounded *rounded; /* NULL: f32 */
+    size_t pieces;
+    atomic_size_t next, done; /* pieces */
 };
 
-static size_t few_rows(const struct linear *job) { return max_size((job->w->rows / 24 + 15) / 16 * 16, 32); }
+static int has_pair(const struct linear *job) { return job->pair && job->pair->rank > 0; }
+/* Of a task: many, so that workers end together, but long enough that claiming one costs nothing. */
+static size_t few_rows(const struct linear *job) {
+    size_t rows = min_size(max_size(job->w->rows / 64 * job->w->row_bytes, TASK_LEAST), TASK_MOST) / job->w->row_bytes;
+    return max_size(rows / 8, 1) * 8;
+}
+static size_t pieces_of(const struct linear *job) { return has_pair(job) ? chunks(job->pair->rank, NARROW_ROWS) : 0; }
+
+/* Rows r .. r + NARROW_ROWS of A, or as many as there are. */
+static void narrow_rows(const struct kernels *kernels, const struct low_rank *pair, float *xa, const float *x,
+                        size_t cols, size_t r, size_t T) {
+    size_t n = min_size(NARROW_ROWS, pair->rank - r);
+    for (size_t t = 0; t < T; t++)
+        kernels->row_dots[BLOCK_F32](xa + t * pair->rank + r, pair->a + r * cols, cols * sizeof(float), n, x + t * cols,
+                                     cols);
+}
+
+static void do_pieces(struct few *f) {
+    size_t i;
+    if (atomic_load_explicit(&f->next, memory_order_relaxed) >= f->pieces) return;
+    while ((i = atomic_fetch_add_explicit(&f->next, 1, memory_order_relaxed)) < f->pieces) {
+        const struct linear *job = f->jobs;
+        for (; i >= pieces_of(job); job++) i -= pieces_of(job);
+        narrow_rows(f->ops->kernels, job->pair, job->xa, job->x, job->w->cols, i * NARROW_ROWS, f->T);
+        atomic_fetch_add_explicit(&f->done, 1, memory_order_release);
+    }
+}
+
+/* What is needed once the rows of W are done: it comes in the meantime. */
+static void ask_for(const float *p, size_t n) {
+    for (size_t i = 0; i < min_size(n, ASK_MOST); i += LINE) __builtin_prefetch(p + i, 0, 3);
+}
 
 static void forward_few(void *argument, size_t i, int worker) {
-    const struct few *f = argument;
+    struct few *f = argument;
+    const struct kernels *kernels = f->ops->kernels;
     const struct linear *job = f->jobs;
     (void)worker;
+    do_pieces(f);
     for (; i >= chunks(job->w->rows, few_rows(job)); job++) i -= chunks(job->w->rows, few_rows(job));
     const struct matrix *w = job->w;
-    size_t r0 = i * few_rows(job), r1 = min_size(r0 + few_rows(job), w->rows);
-    for (size_t t = 0; t < f->T; t++) {
-        float *y = job->y + t * w->rows + r0;
-        f->ops->kernels->row_dots[w->type](y, (const unsigned char *)w->data + r0 * w->row_bytes, w->row_bytes, r1 - r0,
-                                           job->x + t * w->cols, w->cols);
-        if (job->bias) add_bias(y, job->bias + r0, r1 - r0);
+    size_t r0 = i * few_rows(job), n = min_size(few_rows(job), w->rows - r0);
+    const unsigned char *rows = (const unsigned char *)w->data + r0 * w->row_bytes;
+    float *y = job->y + r0;
+    if (has_pair(job)) ask_for(job->pair->b + r0 * job->pair->rank, n * job->pair->rank);
+    if (f->rounded && f->rounded->dots[w->type])
+        f->rounded->dots[w->type](y, w->rows, rows, w->row_bytes, n, f->ops->packed, f->T, w->cols);
+    else
+        for (size_t t = 0; t < f->T; t++)
+            kernels->row_dots[w->type](y + t * w->rows, rows, w->row_bytes, n, job->x + t * w->cols, w->cols);
+    for (size_t t = 0; job->bias && t < f->T; t++) add_bias(y + t * w->rows, job->bias + r0, n);
+    if (!has_pair(job)) return;
+    while (atomic_load_explicit(&f->done, memory_order_acquire) < f->pieces) sched_yield();
+    for (size_t t = 0; t < f->T; t++)
+        kernels->add_narrow(y + t * w->rows, job->pair->b + r0 * job->pair->rank, n, job->xa + t * job->pair->rank,
+                            job->pair->rank, job->pair->scale);
+}
+
+/* How the rows of these jobs are rounded; NULL: not at all. */
+static const struct rounded *rounding(const struct ops *ops, const struct linear *jobs, size_t n_jobs) {
+    const struct rounded *rounded = ops->product == ops->kernels->exact ? NULL : ops->kernels->rounded;
+    for (size_t j = 0; rounded && j < n_jobs; j++)
+        if (rounded->dots[jobs[j].w->type]) return rounded;
+    return NULL;
+}
+
+static void multiply_few(const struct ops *ops, const struct linear *jobs, size_t n_jobs, size_t T) {
+    struct few f = {.ops = ops, .jobs = jobs, .n_jobs = n_jobs, .T = T, .rounded = rounding(ops, jobs, n_jobs)};
+    size_t tasks = 0, cols = jobs->w->cols;
+    for (size_t t = 0; f.rounded && t < T; t++)
+        f.rounded->round((unsigned char *)ops->packed + t * f.rounded->bytes(cols), jobs->x + t * cols, cols);
+    for (size_t j = 0; j < n_jobs; j++) {
+        tasks += chunks(jobs[j].w->rows, few_rows(&jobs[j]));
+        f.pieces += pieces_of(&jobs[j]);
     }
+    pool_run(ops->pool, tasks, forward_few, &f);
 }
 
 /* ---- many rows ---- */
@@ -85,7 +168,6 @@ struct multiplication {
 
 static size_t terms_of(const struct matrix *w, int backward) { return backward ? w->rows : w->cols; }
 static size_t outputs_of(const struct matrix *w, int backward) { return backward ? w->cols : w->rows; }
-static int has_pair(const struct linear *job) { return job->pair && job->pair->rank > 0; }
 
 /* About `outputs` of a matrix: whole blocks where they are columns. */
 static size_t whole_blocks(const struct multiplication *m, const struct matrix *w, size_t outputs) {
@@ -224,20 +306,12 @@ static void multiply_jobs(const struct ops *ops, const struct linear *jobs, size
 }
 
 void linear_forward_group(const struct ops *ops, const struct linear *jobs, size_t n_jobs, size_t T) {
-    if (T <= FEW_TOKENS) {
-        struct few f = {ops, jobs, T};
-        size_t tasks = 0;
-        for (size_t j = 0; j < n_jobs; j++) tasks += chunks(jobs[j].w->rows, few_rows(&jobs[j]));
-        pool_run(ops->pool, tasks, forward_few, &f);
-        for (size_t j = 0; j < n_jobs; j++)
-            if (has_pair(&jobs[j]))
-                low_rank_forward(ops, jobs[j].y, jobs[j].xa, jobs[j].x, jobs[j].pair, jobs[j].w->rows, jobs[j].w->cols,
-                                 T);
-        return;
-    }
     for (size_t j = 0, n; j < n_jobs; j += n) {
         for (n = 1; n < LINEAR_GROUP && j + n < n_jobs && jobs[j + n].x == jobs[j].x; n++) {}
-        multiply_jobs(ops, jobs + j, n, T, 0, 0);
+        if (T <= (rounding(ops, jobs + j, n) ? FEW_ROUNDED : FEW_TOKENS))
+            multiply_few(ops, jobs + j, n, T);
+        else
+            multiply_jobs(ops, jobs + j, n, T, 0, 0);
     }
 }
 
@@ -267,15 +341,9 @@ struct pair {
 static void pair_forward_few(const struct pair *p) {
     const struct kernels *kernels = p->ops->kernels;
     size_t R = p->pair->rank;
-    for (size_t t = 0; t < p->T; t++) {
-        float *xa = p->xa + t * R, *y = p->y ? p->y + t * p->rows : NULL;
-        for (size_t r = 0; r < R; r++) xa[r] = kernels->dot(p->x + t * p->cols, p->pair->a + r * p->cols, p->cols);
-        for (size_t i = 0; y && i < p->rows; i++) {
-            float sum = 0;
-            for (size_t r = 0; r < R; r++) sum += xa[r] * p->pair->b[i * R + r];
-            y[i] += p->pair->scale * sum;
-        }
-    }
+    for (size_t r = 0; r < R; r += NARROW_ROWS) narrow_rows(kernels, p->pair, p->xa, p->x, p->cols, r, p->T);
+    for (size_t t = 0; p->y && t < p->T; t++)
+        kernels->add_narrow(p->y + t * p->rows, p->pair->b, p->rows, p->xa + t * R, R, p->pair->scale);
 }
 
 static void pair_forward_chunk(void *argument, size_t i, int worker) {
