@@ -14,8 +14,7 @@ enum {
     ALTERNATIVES_MAX = 20,
     LOOKUP_MAX = 8,
     WINDOW_DEFAULT = 64,
-    BLOCK = 64, /* candidates, a multiple of LANES */
-    LANES = 16  /* partial results beside each other, for the compiler to make vectors of */
+    BLOCK = 64 /* candidates */
 };
 
 struct item {
@@ -238,16 +237,36 @@ static void clean(float *x, size_t n) {
 
 /* ---- blocks ---- */
 
+/* Wide enough for every machine's baseline; floats may lie anywhere. */
+typedef float quad __attribute__((vector_size(16)));
+typedef int32_t quad_mask __attribute__((vector_size(16)));
+enum { LANES = 4 };
+
+static inline quad quad_load(const float *x) {
+    quad q;
+    memcpy(&q, x, sizeof q);
+    return q;
+}
+static inline quad quad_splat(float x) { return (quad){x, x, x, x}; }
+static inline quad quad_where(quad_mask mask, quad x) { return (quad)((quad_mask)x & mask); }
+static inline quad quad_max(quad a, quad b) {
+    quad_mask mask = a > b;
+    return (quad)(((quad_mask)a & mask) | ((quad_mask)b & ~mask));
+}
+static inline float larger(float a, float b) { return a > b ? a : b; }
+
 static size_t block_end(size_t from, size_t n) { return n - from < BLOCK ? n : from + BLOCK; }
 
 static float highest_of(const float *x, size_t n) {
-    float lane[LANES], highest = -INFINITY;
-    for (size_t j = 0; j < LANES; j++) lane[j] = -INFINITY;
+    quad even = quad_splat(-INFINITY), odd = even;
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (size_t j = 0; j < LANES; j++) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
-    for (; i < n; i++) lane[0] = x[i] > lane[0] ? x[i] : lane[0];
-    for (size_t j = 0; j < LANES; j++) highest = lane[j] > highest ? lane[j] : highest;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        even = quad_max(quad_load(x + i), even);
+        odd = quad_max(quad_load(x + i + LANES), odd);
+    }
+    even = quad_max(odd, even);
+    float highest = larger(larger(even[0], even[1]), larger(even[2], even[3]));
+    for (; i < n; i++) highest = larger(x[i], highest);
     return highest;
 }
 
@@ -257,19 +276,37 @@ static float find_highest(struct sampler *s, const float *key, size_t n) {
     for (size_t from = 0; from < n; from += BLOCK) {
         float h = highest_of(key + from, block_end(from, n) - from);
         s->block[from / BLOCK] = h;
-        highest = h > highest ? h : highest;
+        highest = larger(h, highest);
     }
     return highest;
 }
 
 /* Weights of n keys that are at least `least`. */
 static float sum_from(const float *key, const float *weight, size_t n, float least) {
-    float lane[LANES] = {0}, sum = 0;
+    quad even = quad_splat(0), odd = even, bound = quad_splat(least);
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (size_t j = 0; j < LANES; j++) lane[j] += key[i + j] >= least ? weight[i + j] : 0;
-    for (; i < n; i++) lane[0] += key[i] >= least ? weight[i] : 0;
-    for (size_t j = 0; j < LANES; j++) sum += lane[j];
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        even += quad_where(quad_load(key + i) >= bound, quad_load(weight + i));
+        odd += quad_where(quad_load(key + i + LANES) >= bound, quad_load(weight + i + LANES));
+    }
+    even += odd;
+    float sum = (even[0] + even[1]) + (even[2] + even[3]);
+    for (; i < n; i++) sum += key[i] >= least ? weight[i] : 0;
+    return sum;
+}
+
+/* Of weights and x, which may be -inf where the weight is 0. */
+static float sum_products(const float *weight, const float *x, size_t n) {
+    quad even = quad_splat(0), odd = even, zero = even;
+    size_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        quad a = quad_load(weight + i), b = quad_load(weight + i + LANES);
+        even += quad_where(a > zero, a * quad_load(x + i));
+        odd += quad_where(b > zero, b * quad_load(x + i + LANES));
+    }
+    even += odd;
+    float sum = (even[0] + even[1]) + (even[2] + even[3]);
+    for (; i < n; i++) sum += weight[i] > 0 ? weight[i] * x[i] : 0;
     return sum;
 }
 
@@ -290,35 +327,49 @@ static double sum_above(const struct sampler *s, struct ranking r, float least) 
     return sum;
 }
 
-/* A key that candidates of the weight `target`, or all that there are, are not below, and not many others. The search
+/* Keys from low up to, but not at, high. */
+struct band {
+    float low, high;
+    double above; /* weight of the keys from high up */
+};
+
+/* Where the key lies with which the weights of the best reach the target: a band that holds few others. The search
  * goes down from the highest in nats, doubling, and then halves what lies between the last two steps. */
-static float find_threshold(const struct sampler *s, struct ranking r, float highest, double target) {
-    enum { DEPTH_MAX = 4096, HALVINGS = 4 };
-    double above = 0, depth = 0.125;
-    while (depth < DEPTH_MAX && sum_above(s, r, (float)(highest - depth)) < target) {
-        above = depth;
-        depth *= 2;
+static struct band find_band(const struct sampler *s, struct ranking r, float highest, double target) {
+    enum { DEPTH_MAX = 4096, HALVINGS = 9 };
+    struct band band = {.high = INFINITY};
+    double over = 0, depth = 0.125;
+    for (; depth < DEPTH_MAX; over = depth, depth *= 2) {
+        band.low = (float)(highest - depth);
+        double sum = sum_above(s, r, band.low);
+        if (sum >= target) break;
+        band.high = band.low;
+        band.above = sum;
     }
-    if (depth >= DEPTH_MAX) return -FLT_MAX;
-    for (int i = 0; i < HALVINGS; i++) {
-        double middle = (above + depth) / 2;
-        if (sum_above(s, r, (float)(highest - middle)) < target) above = middle;
-        else depth = middle;
+    if (depth >= DEPTH_MAX) band.low = -FLT_MAX;
+    for (int i = 0; i < HALVINGS && depth < DEPTH_MAX; i++) {
+        double middle = (over + depth) / 2;
+        float least = (float)(highest - middle);
+        double sum = sum_above(s, r, least);
+        if (sum >= target) {
+            depth = middle;
+            band.low = least;
+        } else {
+            over = middle;
+            band.high = least;
+            band.above = sum;
+        }
     }
-    return (float)(highest - depth);
+    return band;
 }
 
-static int stays(float key, size_t place, struct boundary last) {
-    return key > last.key || (key == last.key && place <= last.place);
-}
-
-/* What stays, into s->items; how many. */
-static size_t collect(struct sampler *s, struct ranking r, struct boundary last) {
+/* The band's candidates into s->items; how many. */
+static size_t collect(struct sampler *s, struct ranking r, struct band band) {
     size_t n = 0;
     for (size_t from = 0; from < r.n; from += BLOCK) {
-        if (s->block[from / BLOCK] < last.key) continue;
+        if (s->block[from / BLOCK] < band.low) continue;
         for (size_t i = from, end = block_end(from, r.n); i < end; i++)
-            if (stays(r.key[i], i, last))
+            if (r.key[i] >= band.low && r.key[i] < band.high)
                 s->items[n++] = (struct item){r.key[i], r.weight ? r.weight[i] : 1, (int32_t)i};
     }
     return n;
@@ -362,17 +413,21 @@ static struct item find_last(struct item *items, size_t n, double target) {
     return items[from];
 }
 
-/* The fewest best candidates whose weights reach the target: the last of them. There is one key at least that is
- * finite. */
+/* The fewest best candidates whose weights reach the target, or all: the last of them. There is one key at least that
+ * is finite. */
 static struct boundary reach(struct sampler *s, struct ranking r, double target) {
-    float highest = find_highest(s, r.key, r.n);
-    float threshold = find_threshold(s, r, highest, target);
-    size_t n = collect(s, r, (struct boundary){threshold, r.n});
-    struct item last = find_last(s->items, n, target);
+    struct band band = find_band(s, r, find_highest(s, r.key, r.n), target);
+    size_t n = collect(s, r, band);
+    if (n == 0) return (struct boundary){-FLT_MAX, r.n}; /* all are above, and do not reach it */
+    struct item last = find_last(s->items, n, target - band.above);
     return (struct boundary){last.key, (size_t)last.place};
 }
 
 /* ---- cuts ---- */
+
+static int stays(float key, size_t place, struct boundary last) {
+    return key > last.key || (key == last.key && place <= last.place);
+}
 
 /* Keys are by place in the set, and may be its logits; their maxima are in s->block. */
 static void cut(struct sampler *s, struct set *set, const float *key, struct boundary last) {
@@ -422,12 +477,8 @@ static void keep_typical(struct sampler *s, struct set *set, double p) {
     float highest = find_highest(s, set->logit, set->n);
     double total = weigh(s, set, highest, 1), expected = 0;
     shift(s->key, set, highest, 1);
-    for (size_t from = 0; from < set->n; from += BLOCK) {
-        float lane[LANES] = {0};
-        for (size_t i = from, end = block_end(from, set->n); i < end; i++)
-            lane[i % LANES] += s->weight[i] > 0 ? s->weight[i] * s->key[i] : 0;
-        for (size_t j = 0; j < LANES; j++) expected += lane[j];
-    }
+    for (size_t from = 0; from < set->n; from += BLOCK)
+        expected += sum_products(s->weight + from, s->key + from, block_end(from, set->n) - from);
     expected /= total;
     for (size_t i = 0; i < set->n; i++) s->key[i] = -fabsf(s->key[i] - (float)expected);
     struct ranking r = {s->key, s->weight, set->n};
@@ -449,8 +500,8 @@ static void keep_min_p(struct sampler *s, struct set *set, double p) {
 
 /* ---- the choice ---- */
 
-static int32_t take_best(struct sampler *s, const float *logits) {
-    float highest = find_highest(s, logits, s->V);
+/* The maxima are in s->block. */
+static int32_t take_best(const struct sampler *s, const float *logits, float highest) {
     size_t i = 0;
     while (s->block[i / BLOCK] != highest) i += BLOCK;
     while (logits[i] != highest) i++;
@@ -475,8 +526,9 @@ static int32_t draw(struct sampler *s, const struct set *set, double u) {
 
 static int32_t choose(struct sampler *s, float *logits) {
     struct set all = {logits, NULL, s->V};
-    if (find_highest(s, logits, s->V) == -INFINITY) return -1;
-    if (s->temperature == 0) return take_best(s, logits);
+    float highest = find_highest(s, logits, s->V);
+    if (highest == -INFINITY) return -1;
+    if (s->temperature == 0) return take_best(s, logits, highest);
     if (s->top_k) keep_top_k(s, &all, s->top_k);
     if (s->typical_p > 0) keep_typical(s, &all, s->typical_p);
     if (s->top_p > 0) keep_top_p(s, &all, s->top_p);
@@ -486,23 +538,31 @@ static int32_t choose(struct sampler *s, float *logits) {
 
 /* ---- alternatives ---- */
 
+/* Into n that fall, behind its equals. */
+static void insert(attune_alternative *sorted, size_t n, attune_alternative one) {
+    for (; n > 0 && sorted[n - 1].log_probability < one.log_probability; n--) sorted[n] = sorted[n - 1];
+    sorted[n] = one;
+}
+
 /* log(sum exp(logit)) over the raw logits, whose best go behind the first place of the alternatives. */
 static double rank_alternatives(struct sampler *s, const float *logits) {
     memcpy(s->raw, logits, s->V * sizeof *s->raw);
     clean(s->raw, s->V);
-    memcpy(s->weight, s->raw, s->V * sizeof *s->raw);
-    double log_sum = s->kernels->softmax(s->weight, s->V, 0);
     s->n_alternatives = 0;
-    if (log_sum == -INFINITY) return log_sum;
+    float highest = find_highest(s, s->raw, s->V);
+    if (highest == -INFINITY) return highest;
+    struct set all = {s->raw, NULL, s->V};
+    double log_sum = highest + log(weigh(s, &all, highest, 1));
     struct ranking r = {s->raw, NULL, s->V};
-    size_t n = collect(s, r, reach(s, r, (double)s->n_wanted));
-    for (size_t i = 0; i < n; i++) {
-        size_t best = i;
-        for (size_t j = i + 1; j < n; j++)
-            if (better(&s->items[j], &s->items[best])) best = j;
-        swap(&s->items[i], &s->items[best]);
-        s->alternatives[1 + i] = (attune_alternative){s->items[i].place, (float)(s->items[i].key - log_sum)};
+    struct boundary last = reach(s, r, (double)s->n_wanted);
+    attune_alternative *best = s->alternatives + 1; /* logits first */
+    size_t n = 0;
+    for (size_t from = 0; from < s->V; from += BLOCK) {
+        if (s->block[from / BLOCK] < last.key) continue;
+        for (size_t i = from, end = block_end(from, s->V); i < end; i++)
+            if (stays(s->raw[i], i, last)) insert(best, n++, (attune_alternative){(int32_t)i, s->raw[i]});
     }
+    for (size_t i = 0; i < n; i++) best[i].log_probability = (float)(best[i].log_probability - log_sum);
     s->n_alternatives = 1 + n;
     return log_sum;
 }
