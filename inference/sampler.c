@@ -363,14 +363,16 @@ static struct band find_band(const struct sampler *s, struct ranking r, float hi
     return band;
 }
 
-/* The band's candidates into s->items; how many. */
+/* The band's candidates into s->items; how many. What is not one of them is overwritten: a jump that nobody can
+ * foresee costs more. */
 static size_t collect(struct sampler *s, struct ranking r, struct band band) {
     size_t n = 0;
     for (size_t from = 0; from < r.n; from += BLOCK) {
         if (s->block[from / BLOCK] < band.low) continue;
-        for (size_t i = from, end = block_end(from, r.n); i < end; i++)
-            if (r.key[i] >= band.low && r.key[i] < band.high)
-                s->items[n++] = (struct item){r.key[i], r.weight ? r.weight[i] : 1, (int32_t)i};
+        for (size_t i = from, end = block_end(from, r.n); i < end; i++) {
+            s->items[n] = (struct item){r.key[i], r.weight ? r.weight[i] : 1, (int32_t)i};
+            n += (r.key[i] >= band.low) & (r.key[i] < band.high);
+        }
     }
     return n;
 }
@@ -426,7 +428,7 @@ static struct boundary reach(struct sampler *s, struct ranking r, double target)
 /* ---- cuts ---- */
 
 static int stays(float key, size_t place, struct boundary last) {
-    return key > last.key || (key == last.key && place <= last.place);
+    return (key > last.key) | ((key == last.key) & (place <= last.place));
 }
 
 /* Keys are by place in the set, and may be its logits; their maxima are in s->block. */
@@ -435,9 +437,10 @@ static void cut(struct sampler *s, struct set *set, const float *key, struct bou
     for (size_t from = 0; from < set->n; from += BLOCK) {
         if (s->block[from / BLOCK] < last.key) continue;
         for (size_t i = from, end = block_end(from, set->n); i < end; i++) {
-            if (!stays(key[i], i, last)) continue;
+            int kept = stays(key[i], i, last);
             s->id[n] = set->id ? set->id[i] : (int32_t)i;
-            set->logit[n++] = set->logit[i];
+            set->logit[n] = set->logit[i];
+            n += (size_t)kept;
         }
     }
     set->id = s->id;
