@@ -232,7 +232,7 @@ static void add_bias(const struct sampler *s, float *logits) {
 
 /* What is not finite becomes what nothing is below. */
 static void clean(float *x, size_t n) {
-    for (size_t i = 0; i < n; i++) x[i] = fabsf(x[i]) <= FLT_MAX ? x[i] : -INFINITY;
+    for (size_t i = 0; i < n; i++) x[i] = x[i] < INFINITY ? x[i] : -INFINITY;
 }
 
 /* ---- blocks ---- */

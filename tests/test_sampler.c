@@ -264,6 +264,44 @@ static void greedy_agrees_with_the_plain_computation(void **state) {
     }
 }
 
+/* What transformers and llama.cpp leave: at a temperature that makes all that is left equally likely, all of it is
+ * drawn. */
+static void cuts_agree_with_other_programs(void **state) {
+    (void)state;
+    enum { ROWS = 8, N = 120 };
+    static float logits[ROWS][N];
+    struct golden g = golden_open("sampling.bin");
+    uint32_t rows = golden_u32(&g), n = golden_u32(&g), cases = golden_u32(&g);
+    assert_true(rows <= ROWS && n == N && cases >= 500);
+    for (uint32_t i = 0; i < rows; i++) golden_take(&g, logits[i], sizeof logits[i]);
+    for (uint32_t c = 0; c < cases; c++) {
+        attune_generate_options o = defaults();
+        unsigned char kept[N / 8], seen[N / 8] = {0};
+        uint32_t row = golden_u32(&g);
+        assert_true(row < rows);
+        o.top_k = (int)golden_u32(&g);
+        o.typical_p = golden_f32(&g);
+        o.top_p = golden_f32(&g);
+        o.min_p = golden_f32(&g);
+        o.temperature = 1e6;
+        o.seed = c;
+        golden_take(&g, kept, sizeof kept);
+        int many = 20; /* 20 draws for each that is left: one in e^20 is missed */
+        for (int i = 0; i < N; i++) many += kept[i / 8] >> i % 8 & 1 ? 20 : 0;
+        struct sampler *s = sampler(&o, N);
+        for (int i = 0; i < many; i++) {
+            int32_t id = next(s, logits[row], N, NULL, 0);
+            seen[id / 8] |= (unsigned char)(1 << id % 8);
+        }
+        sampler_destroy(s);
+        if (memcmp(seen, kept, sizeof kept) != 0)
+            fail_msg("others are left of row %u with top_k %d, typical_p %g, top_p %g, min_p %g", row, o.top_k,
+                     o.typical_p, o.top_p, o.min_p);
+    }
+    assert_true(golden_done(&g));
+    golden_close(&g);
+}
+
 /* Chi-square with 49 degrees of freedom stays under 110 but for one in a million; the seeds are fixed. */
 static void counts_pass_chi_square(void **state) {
     (void)state;
@@ -498,6 +536,9 @@ static void extreme_temperatures_stay_sane(void **state) {
     for (int i = 0; i < 5; i++) {
         o.temperature = cold[i];
         assert_int_equal(drawn(&o, logits, counts), BIT(5));
+        logits[3] = logits[5];
+        assert_int_equal(drawn(&o, logits, counts), BIT(3) | BIT(5));
+        logits[3] = logits[4];
     }
     o.temperature = 1e300;
     assert_int_equal(drawn(&o, logits, counts), 0xFFFF);
@@ -638,8 +679,12 @@ static void biases_move_and_forbid(void **state) {
     /* nothing that is allowed has a finite logit */
     for (int i = 0; i < V; i++) logits[i] = i == 7 ? 1 : -INFINITY;
     for (o.temperature = 0; o.temperature < 2; o.temperature++) {
+        size_t n = 99;
+        o.alternatives = 3;
         s = sampler(&o, V);
         assert_int_equal(next(s, logits, V, NULL, 0), -1);
+        sampler_alternatives(s, &n);
+        assert_int_equal(n, 0);
         sampler_destroy(s);
     }
 }
@@ -840,6 +885,7 @@ int main(void) {
         cmocka_unit_test(alternatives_are_the_models_own),
         cmocka_unit_test(all_options_agree_with_the_plain_computation),
         cmocka_unit_test(greedy_agrees_with_the_plain_computation),
+        cmocka_unit_test(cuts_agree_with_other_programs),
         cmocka_unit_test(counts_pass_chi_square),
         cmocka_unit_test(impossible_numbers_are_named),
         cmocka_unit_test(impossible_counts_are_named),
