@@ -207,7 +207,7 @@ static void any_stop_strings_end_any_text(void **state) {
 static void many_stop_strings(void **state) {
     (void)state;
     enum { MANY = 1000 };
-    static char texts[MANY][16];
+    static char texts[MANY][24];
     static const char *stop[MANY];
     for (int i = 0; i < MANY; i++) {
         snprintf(texts[i], sizeof texts[i], "<stop %d>", i);
