@@ -24,7 +24,6 @@ enum {
     CONTEXT_DEFAULT = 2048,
     CONTEXT_MIN = 8,
     MAX_TOKENS_DEFAULT = 256,
-    PENALTY_WINDOW = 64,
     TEXT_RESERVE_MAX = 1 << 20 /* bytes set aside for an answer's text; a longer one grows */
 };
 
@@ -259,8 +258,8 @@ static double now_s(void) {
 
 /* The next token, from logits that it uses up. */
 static int sample(attune_session *s, struct sampler *sampler, int32_t *id, attune_error *err) {
-    size_t used = s->cache.used, n = used < PENALTY_WINDOW ? used : PENALTY_WINDOW;
-    *id = sampler_next(sampler, s->logits, s->tokens + used - n, n);
+    size_t used = s->cache.used;
+    *id = sampler_next(sampler, s->logits, s->tokens, used);
     if (*id >= 0) return ATTUNE_OK;
     return error_set(err, ATTUNE_ERROR_FORMAT, s->engine->model->gguf->file.path,
                      "the model gave no finite logit after %zu tokens: the base or the adapter is damaged", used);
@@ -338,7 +337,7 @@ static int generate(attune_session *s, const attune_generate_options *o, attune_
     struct sampler *sampler = NULL;
     size_t max_tokens = o->max_tokens ? (size_t)o->max_tokens : MAX_TOKENS_DEFAULT;
     if (max_tokens > s->cache.context) max_tokens = s->cache.context + 1;
-    int code = sampler_create(o, s->engine->model->V, &sampler, err);
+    int code = sampler_create(o, s->engine->model->V, s->cache.context, &sampler, err);
     if (code != ATTUNE_OK) return code;
     s->n_answer = 0;
     if ((code = open_stream(s, o, max_tokens, on_token, user, err)) != ATTUNE_OK) goto out;

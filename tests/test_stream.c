@@ -111,6 +111,16 @@ static void stop_strings_end_the_text(void **state) {
         {"\u20ac\u20ac\u20ad.", {"\u20ac\u20ad"}, "\u20ac", 1},
         {"\u20ac\u20ac\u20ad.", {"\u20ac\u20ae"}, "\u20ac\u20ac\u20ad.", 0},
         {"\U0001F600\U0001F601", {"\U0001F601"}, "\U0001F600", 1},
+        /* stop strings that overlap: each other, themselves, or one as a part of another */
+        {"ababa", {"aba"}, "", 1},
+        {"abbaba", {"aba"}, "abb", 1},
+        {"STOPEN", {"STOP", "OPEN"}, "", 1},
+        {"STOOPEN", {"STOP", "OPEN"}, "STO", 1},
+        {"x\n\nUser", {"\n\nUser:", "\n\n"}, "x", 1},
+        {"x\nUser", {"\n\nUser", "\nUser:"}, "x\nUser", 0},
+        {"aaaab", {"aaab", "aaaac"}, "a", 1},
+        {"aaaa", {"aaaaa", "aaaab"}, "aaaa", 0},
+        {"abcabx", {"abcabc", "bcaby", "cabx"}, "ab", 1},
         /* what the replacement makes is text like other text */
         {"a\xFF" "bEND", {"END", FFFD "x"}, "a" FFFD "b", 1},
         {"a\xFF" "x", {FFFD "x"}, "a", 1},
@@ -120,6 +130,140 @@ static void stop_strings_end_the_text(void **state) {
         while (n_stop < 3 && cases[i].stop[n_stop]) n_stop++;
         expect(cases[i].bytes, strlen(cases[i].bytes), cases[i].stop, n_stop, cases[i].expected, cases[i].stopped);
     }
+}
+
+/* Character by character, as a person would look: the first end of a stop string, and of those there the longest. */
+static size_t plain_end(const char *text, const char *const *stop, size_t n_stop, int *stopped) {
+    size_t n = strlen(text), cut = 0;
+    *stopped = 0;
+    for (size_t end = 1; end <= n && !*stopped; end++)
+        for (size_t i = 0; i < n_stop; i++) {
+            size_t length = strlen(stop[i]);
+            if (length > end || memcmp(text + end - length, stop[i], length) != 0) continue;
+            if (!*stopped || end - length < cut) cut = end - length;
+            *stopped = 1;
+        }
+    return *stopped ? cut : n;
+}
+
+/* How much of the end of n bytes a stop string may begin with. */
+static size_t plain_held(const char *text, size_t n, const char *const *stop, size_t n_stop) {
+    size_t held = 0;
+    for (size_t i = 0; i < n_stop; i++)
+        for (size_t length = 1; length < strlen(stop[i]) && length <= n; length++)
+            if (length > held && memcmp(text + n - length, stop[i], length) == 0) held = length;
+    return held;
+}
+
+static unsigned roll(unsigned *state, unsigned n) {
+    *state = *state * 1664525u + 1013904223u;
+    return (*state >> 8) % n;
+}
+
+/* Words over three characters, one of them of two bytes: full of near matches. */
+static void make_word(char *out, unsigned n, unsigned *state) {
+    *out = 0;
+    for (unsigned i = 0; i < n; i++) strcat(out, (const char *const[]){"a", "b", "\u00e9"}[roll(state, 3)]);
+}
+
+static void any_stop_strings_end_any_text(void **state) {
+    (void)state;
+    unsigned random = 1;
+    int found = 0;
+    for (int round = 0; round < 3000; round++) {
+        char text[128], stops[6][16];
+        const char *stop[6];
+        unsigned n_stop = 1 + roll(&random, 6);
+        make_word(text, roll(&random, 40), &random);
+        for (unsigned i = 0; i < n_stop; i++) {
+            make_word(stops[i], 1 + roll(&random, 7), &random);
+            stop[i] = stops[i];
+        }
+        int stopped;
+        size_t n = strlen(text), end = plain_end(text, stop, n_stop, &stopped);
+        struct heard heard = {.n = 0};
+        struct stream s;
+        attune_error err = {0};
+        assert_int_equal(stream_open(&s, stop, n_stop, hear, &heard, &err), ATTUNE_OK);
+        for (size_t at = 0, more; at < n; at += more) {
+            more = 1 + roll(&random, 5);
+            if (more > n - at) more = n - at;
+            add(&s, text + at, more);
+            /* nothing but what may begin a stop string, or half a character, waits */
+            size_t whole = stream_utf8_valid(text, at + more);
+            if (!s.stopped) assert_int_equal(heard.n, whole - plain_held(text, whole, stop, n_stop));
+        }
+        assert_int_equal(stream_finish(&s, &err), ATTUNE_OK);
+        assert_int_equal(s.stopped, stopped);
+        assert_int_equal(heard.n, end);
+        assert_memory_equal(heard.text, text, end);
+        assert_int_equal(strlen(s.text ? s.text : ""), end);
+        stream_close(&s);
+        found += stopped;
+    }
+    assert_in_range(found, 300, 2900);
+}
+
+static void many_stop_strings(void **state) {
+    (void)state;
+    enum { MANY = 1000 };
+    static char texts[MANY][24];
+    static const char *stop[MANY];
+    for (int i = 0; i < MANY; i++) {
+        snprintf(texts[i], sizeof texts[i], "<stop %d>", i);
+        stop[i] = texts[i];
+    }
+    expect("a <stop> <stop 1000> <stop 42", 29, stop, MANY, "a <stop> <stop 1000> <stop 42", 0);
+    expect("a <stop 1000> <stop 999> b", 26, stop, MANY, "a <stop 1000> ", 1);
+}
+
+/* Whatever the bytes and the borders: whole characters, and the same ones. hear() checks that they are valid. */
+static void any_bytes_become_characters(void **state) {
+    (void)state;
+    static const unsigned char likely[] = {0x41, 0x80, 0xBF, 0xC2, 0xE0, 0xA0, 0xED, 0x9F, 0xF0, 0x90, 0xF4, 0x8F, 0};
+    unsigned random = 7;
+    for (int round = 0; round < 3000; round++) {
+        char bytes[24], once[128];
+        size_t n = roll(&random, sizeof bytes + 1);
+        for (size_t i = 0; i < n; i++)
+            bytes[i] = (char)(roll(&random, 2) ? likely[roll(&random, sizeof likely)] : roll(&random, 256));
+        struct heard heard = {.n = 0};
+        struct stream s;
+        attune_error err = {0};
+        assert_int_equal(stream_open(&s, NULL, 0, hear, &heard, &err), ATTUNE_OK);
+        add(&s, bytes, n);
+        assert_int_equal(stream_finish(&s, &err), ATTUNE_OK);
+        memcpy(once, heard.text, heard.n + 1);
+        stream_close(&s);
+        size_t cut = n ? roll(&random, (unsigned)n + 1) : 0;
+        expect_split(bytes, n, cut / 2, cut, NULL, 0, once, 0);
+        assert_int_equal(memchr(bytes, 0, n) || stream_utf8_valid(bytes, n) < n, strstr(once, FFFD) != NULL);
+    }
+}
+
+/* A stop string begins with one token and the next one breaks it off, or the end of the answer does. */
+static void what_was_held_back_goes_out(void **state) {
+    (void)state;
+    const char *stop[] = {"</answer>"};
+    struct heard heard = {.n = 0};
+    struct stream s;
+    attune_error err = {0};
+    assert_int_equal(stream_open(&s, stop, 1, hear, &heard, &err), ATTUNE_OK);
+    add(&s, "x </", 4);
+    assert_string_equal(heard.text, "x ");
+    add(&s, "ans", 3);
+    assert_string_equal(heard.text, "x ");
+    add(&s, "<", 1);
+    assert_string_equal(heard.text, "x </ans");
+    add(&s, "/b> </answer", 12);
+    assert_string_equal(heard.text, "x </ans</b> ");
+    add(&s, "\xC3", 1); /* half a character decides nothing */
+    assert_string_equal(heard.text, "x </ans</b> ");
+    assert_int_equal(stream_finish(&s, &err), ATTUNE_OK);
+    assert_string_equal(heard.text, "x </ans</b> </answer" FFFD);
+    assert_string_equal(s.text, heard.text);
+    assert_int_equal(s.stopped, 0);
+    stream_close(&s);
 }
 
 /* The end turns half a character into U+FFFD, which may complete a stop string. */
@@ -234,6 +378,10 @@ int main(void) {
         cmocka_unit_test(whole_characters_leave),
         cmocka_unit_test(invalid_bytes_become_replacements),
         cmocka_unit_test(stop_strings_end_the_text),
+        cmocka_unit_test(any_stop_strings_end_any_text),
+        cmocka_unit_test(many_stop_strings),
+        cmocka_unit_test(any_bytes_become_characters),
+        cmocka_unit_test(what_was_held_back_goes_out),
         cmocka_unit_test(a_stop_string_at_the_end),
         cmocka_unit_test(text_is_held_only_while_undecided),
         cmocka_unit_test(the_callback_stops),
