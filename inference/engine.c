@@ -221,14 +221,15 @@ int engine_replace(attune_engine *e, const struct variant_request *request, attu
 /* Without a home nothing was measured, so the automatic choice is none. */
 static int file_merge(const char *merge, struct variant_request *request, attune_error *err) {
     request->merge = MERGE_F16;
-    int code = merge && *merge ? merge_mode_parse(merge, &request->merge, err) : ATTUNE_OK;
+    int code = merge ? merge_mode_parse(merge, &request->merge, err) : ATTUNE_OK;
     if (request->merge == MERGE_AUTO) request->merge = MERGE_NONE;
     return code;
 }
 
 int engine_swap_files(attune_engine *e, const char *adapter, const char *merge, attune_error *err) {
     struct variant_request request = {.from = engine_now()};
-    int code = file_merge(merge ? merge : e->merge, &request, err);
+    if (!merge && *e->merge) merge = e->merge;
+    int code = file_merge(merge, &request, err);
     if (code != ATTUNE_OK) return code;
     request.adapter = adapter ? adapter : *e->adapter ? e->adapter : NULL;
     request.number = request.adapter ? -1 : 0;

@@ -46,11 +46,11 @@ static int choose(const char *home, const char *adapter, struct choice *out, att
     return ATTUNE_OK;
 }
 
-/* merge "" and NULL: as the settings say. */
+/* merge NULL: as the settings say. */
 static int choose_merge(const char *home, const char *merge, double drift_limit, const struct settings *settings,
                         struct variant_request *request, attune_error *err) {
     request->merge = settings->merge;
-    int code = merge && *merge ? merge_mode_parse(merge, &request->merge, err) : ATTUNE_OK;
+    int code = merge ? merge_mode_parse(merge, &request->merge, err) : ATTUNE_OK;
     if (code != ATTUNE_OK || request->merge != MERGE_AUTO) return code;
     request->automatic = 1;
     request->merge = MERGE_NONE;
@@ -62,7 +62,7 @@ static int choose_merge(const char *home, const char *merge, double drift_limit,
 static int choose_request(const char *home, const char *adapter, const char *merge, double drift_limit,
                           const struct settings *settings, struct choice *choice, struct variant_request *request,
                           attune_error *err) {
-    int code = choose(home, adapter && *adapter ? adapter : NULL, choice, err);
+    int code = choose(home, adapter, choice, err);
     if (code != ATTUNE_OK) return code;
     request->adapter = choice->number ? choice->path : NULL;
     request->number = choice->number;
@@ -112,9 +112,10 @@ static int swap_in_home(attune_engine *engine, const char *adapter, const char *
     struct choice choice;
     struct variant_request request = {.from = engine_now()};
     int code = settings_read(engine->home, &settings, err);
+    if (!adapter && *engine->adapter) adapter = engine->adapter;
+    if (!merge && *engine->merge) merge = engine->merge;
     if (code == ATTUNE_OK)
-        code = choose_request(engine->home, adapter ? adapter : engine->adapter, merge ? merge : engine->merge,
-                              engine->drift_limit, &settings, &choice, &request, err);
+        code = choose_request(engine->home, adapter, merge, engine->drift_limit, &settings, &choice, &request, err);
     if (code != ATTUNE_OK) return code;
     if (strcmp(settings.base_sha256, engine->model->sha256) != 0)
         return error_set(err, ATTUNE_ERROR_MISMATCH, engine->home,
