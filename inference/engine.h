@@ -23,22 +23,48 @@ struct variant {
     double seconds_merge, seconds_open;
 };
 
+/* What a variant is to be. Texts are borrowed. */
+struct variant_request {
+    const char *adapter;  /* a file; NULL: the base */
+    int number;           /* as variant.adapter_number */
+    const char *sha256;   /* that the file must have; NULL or "": any */
+    const char *current;  /* as variant.current; NULL: "" */
+    const char *cache;    /* folder of merged weights; NULL: none */
+    enum merge_mode merge; /* not auto */
+    int automatic;        /* 1: where `merge` cannot be had, none will do */
+    const struct merge_progress *progress; /* NULL: nobody looks */
+    double from;          /* engine_now() when opening began */
+};
+
 struct attune_engine {
     struct model *model;
     struct pool *pool;
     enum precision precision;
-    pthread_mutex_t lock;    /* of `variant`, the pointer */
-    struct variant *variant; /* served now */
-    char home[1024];         /* "" without one */
-    int64_t process;         /* that opened it: its threads are in no forked child */
+    pthread_mutex_t lock;     /* of `variant`, the pointer */
+    pthread_mutex_t swapping; /* held for a whole swap */
+    struct variant *variant;  /* served now */
+    char home[1024];          /* "" without one */
+    char cache[1040];         /* folder of merged weights; "": none */
+    /* as asked for at open, for swaps that do not say; "": nothing was said */
+    char adapter[1088], merge[16];
+    double drift_limit;
+    char base_sha256[65];     /* of a base opened without an adapter, from the first swap to one on; under `swapping` */
+    int64_t process;          /* that opened it: its threads are in no forked child */
 };
 
-/* The parts that a home adds are job's: this opens files. base_sha256 may be NULL (then it is not checked
- * against the adapter's record). adapter NULL: base. number as in variant.adapter_number. */
-int engine_create(const char *base, const char *base_sha256, const char *adapter, int number, enum merge_mode merge,
-                  const attune_engine_options *options, attune_engine **out, attune_error *err);
+/* Precision and drift limit, which no other part checks. */
+int engine_options_check(const attune_engine_options *options, attune_error *err);
+/* Seconds of a clock that goes on. */
+double engine_now(void);
+/* Serves `request` over the model, which is the engine's from the call on, whatever comes of it. */
+int engine_create(struct model *model, const struct variant_request *request, const attune_engine_options *options,
+                  attune_engine **out, attune_error *err);
+/* The same engine serves `request` from now on. The caller holds `swapping`. */
+int engine_replace(attune_engine *engine, const struct variant_request *request, attune_error *err);
+/* attune_engine_swap for an engine without a home. */
+int engine_swap_files(attune_engine *engine, const char *adapter, const char *merge, attune_error *err);
 /* What is served now; let go of with engine_release. */
-struct variant *engine_hold(attune_engine *engine);
+struct variant *engine_hold(const attune_engine *engine);
 void engine_release(struct variant *variant);
 /* ATTUNE_ERROR_STATE in a child that was forked after the engine was opened. */
 int engine_check_process(const attune_engine *engine, attune_error *err);

@@ -1,8 +1,9 @@
 #include "job/home.h"
 
 #include "adapters/adapter_file.h"
+#include "adapters/merged_cache.h"
 #include "core/base/options.h"
-#include "core/base/hash.h"
+#include "core/base/remembered.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -71,37 +72,14 @@ void home_unlock(int fd) {
 
 /* ---- the base ---- */
 
-/* "sha256 device inode size mtime ctime path": any difference and the file is hashed again. */
-static void stamp_text(const struct file_bytes *file, char *out, size_t size) {
-    snprintf(out, size, "%lld %lld %zu %lld %lld %s\n", (long long)file->device, (long long)file->inode, file->size,
-             (long long)file->mtime_ns, (long long)file->ctime_ns, file->path);
-}
-
-static int remembered(const char *cache, const char *stamp, char sha256[65]) {
-    struct file_bytes file;
-    if (file_bytes_open(cache, FILE_READ, 4096, &file, NULL) != ATTUNE_OK) return 0;
-    size_t n = strlen(stamp);
-    int found = file.size == 65 + n && file.data[64] == ' ' && memcmp(file.data + 65, stamp, n) == 0;
-    for (size_t i = 0; i < 64 && found; i++) found = strchr("0123456789abcdef", file.data[i]) && file.data[i];
-    if (found) {
-        memcpy(sha256, file.data, 64);
-        sha256[64] = 0;
-    }
-    file_bytes_close(&file);
-    return found;
-}
-
 static int hash_open_base(const char *home, const struct file_bytes *file, const char *wanted, char sha256[65],
                           attune_error *err) {
-    char cache[HOME_PATH_MAX], stamp[HOME_PATH_MAX], line[HOME_PATH_MAX + 80];
+    char cache[HOME_PATH_MAX];
     int code = home_file(home, "cache/base.sha256", cache, err);
     if (code != ATTUNE_OK) return code;
-    stamp_text(file, stamp, sizeof stamp);
-    if (wanted && remembered(cache, stamp, sha256) && strcmp(sha256, wanted) == 0) return ATTUNE_OK;
+    if (wanted && remembered_hash(cache, file, sha256) && strcmp(sha256, wanted) == 0) return ATTUNE_OK;
     hash_bytes(file->data, file->size, sha256);
-    snprintf(line, sizeof line, "%s %s", sha256, stamp);
-    /* Only a cache: that it cannot be written costs time, not correctness. */
-    (void)file_write_atomic(cache, "cache", line, strlen(line), NULL);
+    remember_hash(cache, file, sha256);
     return ATTUNE_OK;
 }
 
@@ -234,7 +212,11 @@ static int sweep_one(const attune_adapter_info *info, void *user) {
     struct sweep *sweep = user;
     char path[HOME_PATH_MAX + 32];
     store_adapter_path(sweep->home, info->number, path, sizeof path);
-    if (strcmp(info->state, "revoked") == 0) unlink(path);
+    if (strcmp(info->state, "revoked") == 0) {
+        unlink(path);
+        if (home_file(sweep->home, "cache", path, NULL) == ATTUNE_OK)
+            (void)merged_cache_remove(path, info->sha256, NULL);
+    }
     if (strcmp(info->state, "candidate") == 0 && strcmp(info->origin, "trained") == 0 &&
         strcmp(info->run, sweep->failed) == 0)
         sweep->candidate = info->number;

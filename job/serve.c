@@ -1,7 +1,9 @@
-/* What a home adds to inference: the active adapter, the settings' merge mode, and evaluation of rows. */
+/* What a home adds to inference: the active adapter, the settings' merge mode, the cache of merged weights, and
+ * evaluation of rows. */
 #include "core/base/options.h"
 #include "datastore/store.h"
 #include "inference/engine.h"
+#include "job/drift.h"
 #include "job/home.h"
 #include "trainer/packer.h"
 
@@ -44,38 +46,93 @@ static int choose(const char *home, const char *adapter, struct choice *out, att
     return ATTUNE_OK;
 }
 
+/* merge NULL: as the settings say. */
+static int choose_merge(const char *home, const char *merge, double drift_limit, const struct settings *settings,
+                        struct variant_request *request, attune_error *err) {
+    request->merge = settings->merge;
+    int code = merge ? merge_mode_parse(merge, &request->merge, err) : ATTUNE_OK;
+    if (code != ATTUNE_OK || request->merge != MERGE_AUTO) return code;
+    request->automatic = 1;
+    request->merge = MERGE_NONE;
+    return request->number > 0 ? serve_choose_merge(home, request->number, drift_limit, &request->merge, err)
+                               : ATTUNE_OK;
+}
+
+/* What is asked for, as far as it can be told without the base. The request borrows from the choice. */
+static int choose_request(const char *home, const char *adapter, const char *merge, double drift_limit,
+                          const struct settings *settings, struct choice *choice, struct variant_request *request,
+                          attune_error *err) {
+    int code = choose(home, adapter, choice, err);
+    if (code != ATTUNE_OK) return code;
+    request->adapter = choice->number ? choice->path : NULL;
+    request->number = choice->number;
+    request->sha256 = choice->sha256;
+    request->current = choice->current;
+    return choose_merge(home, merge, drift_limit, settings, request, err);
+}
+
+/* An adapter that is known by its number alone is not found, where its file is not. */
+static int explain(int code, const struct choice *choice, attune_error *err) {
+    if (code != ATTUNE_ERROR_IO || choice->number <= 0) return code;
+    return error_set(err, ATTUNE_ERROR_NOT_FOUND, choice->path,
+                     "adapter %d cannot be read; `attune adapters list` shows those there are", choice->number);
+}
+
 int attune_engine_open(const char *home, const attune_engine_options *options, attune_engine **out,
                        attune_error *err) {
-    char path[HOME_PATH_MAX], sha256[65];
+    char path[HOME_PATH_MAX], cache[HOME_PATH_MAX];
     struct settings settings;
     struct choice choice;
+    struct variant_request request = {.from = engine_now()};
+    struct model *model = NULL;
     attune_engine *engine = NULL;
     attune_engine_options o;
+    if (!out) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "opening an engine wants a place for it");
     int code = options_read(&o, sizeof o, options, "attune_engine_options", err);
+    if (code == ATTUNE_OK) code = engine_options_check(&o, err);
     if (code == ATTUNE_OK) code = home_resolve(home, path, err);
+    if (code == ATTUNE_OK) code = home_file(path, "cache", cache, err);
     if (code == ATTUNE_OK) code = settings_read(path, &settings, err);
-    if (code == ATTUNE_OK) code = choose(path, o.adapter, &choice, err);
-    if (code == ATTUNE_OK) code = base_hash(path, settings.base, settings.base_sha256, sha256, err);
+    if (code == ATTUNE_OK)
+        code = choose_request(path, o.adapter, o.merge, o.drift_limit, &settings, &choice, &request, err);
+    if (code == ATTUNE_OK) code = home_model(path, &settings, o.read ? FILE_READ : FILE_MAP, &model, err);
     if (code != ATTUNE_OK) return code;
-    if (strcmp(sha256, settings.base_sha256) != 0)
-        return error_set(err, ATTUNE_ERROR_MISMATCH, settings.base,
-                         "another base model than this home was made for; put the old file back, or make a new home");
-    if (o.merge && (code = merge_mode_parse(o.merge, &settings.merge, err)) != ATTUNE_OK) return code;
-    code = engine_create(settings.base, sha256, choice.number ? choice.path : NULL, choice.number, settings.merge,
-                         &o, &engine, err);
-    if (code == ATTUNE_ERROR_IO && choice.number > 0)
-        return error_set(err, ATTUNE_ERROR_NOT_FOUND, choice.path,
-                         "adapter %d cannot be read; `attune adapters list` shows those there are", choice.number);
+    struct merge_progress progress = {o.on_progress, o.user};
+    if (o.on_progress) request.progress = &progress;
+    if (!o.no_cache) request.cache = cache;
+    code = explain(engine_create(model, &request, &o, &engine, err), &choice, err);
     if (code != ATTUNE_OK) return code;
-    if (*choice.sha256 && strcmp(choice.sha256, engine->variant->adapter_sha256) != 0) {
-        attune_engine_close(engine);
-        return error_set(err, ATTUNE_ERROR_FORMAT, choice.path,
-                         "the file is not the one that was published; use another adapter");
-    }
     memcpy(engine->home, path, sizeof path);
-    snprintf(engine->variant->current, sizeof engine->variant->current, "%s", choice.current);
     *out = engine;
     return ATTUNE_OK;
+}
+
+static int swap_in_home(attune_engine *engine, const char *adapter, const char *merge, attune_error *err) {
+    struct settings settings;
+    struct choice choice;
+    struct variant_request request = {.from = engine_now()};
+    int code = settings_read(engine->home, &settings, err);
+    if (!adapter && *engine->adapter) adapter = engine->adapter;
+    if (!merge && *engine->merge) merge = engine->merge;
+    if (code == ATTUNE_OK)
+        code = choose_request(engine->home, adapter, merge, engine->drift_limit, &settings, &choice, &request, err);
+    if (code != ATTUNE_OK) return code;
+    if (strcmp(settings.base_sha256, engine->model->sha256) != 0)
+        return error_set(err, ATTUNE_ERROR_MISMATCH, engine->home,
+                         "the home has another base model by now; open a new engine");
+    if (*engine->cache) request.cache = engine->cache;
+    return explain(engine_replace(engine, &request, err), &choice, err);
+}
+
+int attune_engine_swap(attune_engine *engine, const char *adapter, const char *merge, attune_error *err) {
+    if (!engine) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "no engine to swap the adapter of");
+    int code = engine_check_process(engine, err);
+    if (code != ATTUNE_OK) return code;
+    if (!*engine->home) return engine_swap_files(engine, adapter, merge, err);
+    pthread_mutex_lock(&engine->swapping); /* before CURRENT is read: the last swap to end serves the newest */
+    code = swap_in_home(engine, adapter, merge, err);
+    pthread_mutex_unlock(&engine->swapping);
+    return code;
 }
 
 int attune_engine_is_stale(const attune_engine *engine) {
@@ -83,13 +140,17 @@ int attune_engine_is_stale(const attune_engine *engine) {
     char text[128];
     if (!engine || !*engine->home) return 0;
     if (store_current_read(engine->home, &number, NULL, text, NULL) != ATTUNE_OK) return 0;
-    return strcmp(text, engine->variant->current) != 0;
+    struct variant *served = engine_hold(engine);
+    int stale = strcmp(text, served->current) != 0;
+    engine_release(served);
+    return stale;
 }
 
 /* ---- evaluation ---- */
 
 struct evaluation {
     const attune_engine *engine;
+    struct variant *variant; /* held: a swap meanwhile changes nothing */
     struct example_set set;
     int64_t max_examples;
     size_t max_tokens, longest;
@@ -109,7 +170,7 @@ static int take_row(const struct store_row *row, void *user, attune_error *err) 
 static int evaluate(struct evaluation *e, attune_eval_result *result, attune_error *err) {
     const attune_engine *engine = e->engine;
     struct evaluator evaluator = {0};
-    size_t n = e->set.n, rank = engine->variant->lora ? engine->variant->lora->config.rank : 1;
+    size_t n = e->set.n, rank = variant_rank(e->variant) ? variant_rank(e->variant) : 1;
     size_t *rows = malloc(n * sizeof *rows);
     double *nll = malloc(n * sizeof *nll), sum = 0;
     struct evaluator_shape shape = {e->longest > 512 ? e->longest : 512, rank, 1};
@@ -117,7 +178,7 @@ static int evaluate(struct evaluation *e, attune_eval_result *result, attune_err
                            : error_set_memory(err, "an evaluation", n * sizeof *nll);
     for (size_t i = 0; i < n && code == ATTUNE_OK; i++) rows[i] = i;
     if (code == ATTUNE_OK)
-        code = evaluator_run(&evaluator, &engine->variant->weights, NULL, &e->set, rows, n, nll, err);
+        code = evaluator_run(&evaluator, &e->variant->weights, NULL, &e->set, rows, n, nll, err);
     for (size_t i = 0; i < n && code == ATTUNE_OK; i++) {
         sum += nll[i];
         result->tokens += (int64_t)e->set.items[i].n_supervised;
@@ -149,7 +210,11 @@ int attune_eval(attune_engine *engine, const char *path, const attune_eval_optio
     if (code == ATTUNE_DONE) code = ATTUNE_OK;
     if (code == ATTUNE_OK && e.set.n == 0)
         code = error_set(err, ATTUNE_ERROR_ARGUMENT, path, "no row with a response that fits %zu tokens", e.max_tokens);
-    if (code == ATTUNE_OK) code = evaluate(&e, &r, err);
+    if (code == ATTUNE_OK) {
+        e.variant = engine_hold(engine);
+        code = evaluate(&e, &r, err);
+        engine_release(e.variant);
+    }
     example_set_free(&e.set);
     return code == ATTUNE_OK ? options_write(result, &r, sizeof r, "attune_eval_result", err) : code;
 }

@@ -79,47 +79,48 @@ static int map_whole(int fd, const char *path, struct file_bytes *file, attune_e
     return ATTUNE_OK;
 }
 
-int file_bytes_open(const char *path, enum file_load load, size_t max_bytes, struct file_bytes *out,
+int file_bytes_from(int fd, const char *path, enum file_load load, size_t max_bytes, struct file_bytes *out,
                     attune_error *err) {
     struct file_bytes file = {.load = load};
     const char *known = tail(path, sizeof file.path - 1);
     memcpy(file.path, known, strlen(known) + 1);
-    /* O_NONBLOCK: opening a FIFO nobody writes to must return, for fstat to refuse it */
-    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
-    if (fd < 0) return error_set_errno(err, place(path), "cannot open the file");
-    int code;
     struct stat st;
-    if (fstat(fd, &st)) {
-        code = error_set_errno(err, place(path), "cannot examine the file");
-        goto out;
-    }
-    if (!S_ISREG(st.st_mode)) {
-        code = error_set(err, ATTUNE_ERROR_FORMAT, place(path), "this is %s: a regular file is needed",
+    if (fstat(fd, &st)) return error_set_errno(err, place(path), "cannot examine the file");
+    if (!S_ISREG(st.st_mode))
+        return error_set(err, ATTUNE_ERROR_FORMAT, place(path), "this is %s: a regular file is needed",
                          kind_of(st.st_mode));
-        goto out;
-    }
-    if ((uint64_t)st.st_size > max_bytes || (uint64_t)st.st_size > PTRDIFF_MAX) {
-        code = error_set(err, ATTUNE_ERROR_FORMAT, place(path),
+    if ((uint64_t)st.st_size > max_bytes || (uint64_t)st.st_size > PTRDIFF_MAX)
+        return error_set(err, ATTUNE_ERROR_FORMAT, place(path),
                          "the file has %lld bytes, at most %zu are accepted here", (long long)st.st_size, max_bytes);
-        goto out;
-    }
     file.size = (size_t)st.st_size;
     file.device = (int64_t)st.st_dev;
     file.inode = (int64_t)st.st_ino;
     file.mtime_ns = nanoseconds(st.st_mtim);
     file.ctime_ns = nanoseconds(st.st_ctim);
-    if (file.size == 0) {
+    int code = ATTUNE_OK;
+    if (file.size == 0)
         file.data = (const unsigned char *)"";
-        code = ATTUNE_OK;
-    } else if (load == FILE_MAP) {
+    else if (load == FILE_MAP)
         code = map_whole(fd, path, &file, err);
-    } else {
+    else
         code = read_whole(fd, path, &file, err);
-    }
     if (code == ATTUNE_OK) *out = file;
-out:
+    return code;
+}
+
+int file_bytes_open(const char *path, enum file_load load, size_t max_bytes, struct file_bytes *out,
+                    attune_error *err) {
+    /* O_NONBLOCK: opening a FIFO nobody writes to must return, for fstat to refuse it */
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0) return error_set_errno(err, place(path), "cannot open the file");
+    int code = file_bytes_from(fd, path, load, max_bytes, out, err);
     close(fd);
     return code;
+}
+
+int file_bytes_unchanged(int fd, const struct file_bytes *file) {
+    struct stat st;
+    return fstat(fd, &st) == 0 && same_file(file, &st);
 }
 
 void file_bytes_close(struct file_bytes *file) {

@@ -20,6 +20,11 @@ struct file_bytes {
  * files that nobody shortens (the base model), and read the others. */
 int file_bytes_open(const char *path, enum file_load load, size_t max_bytes, struct file_bytes *out,
                     attune_error *err);
+/* The same of a descriptor that is open for reading and stays the caller's; path is for messages. */
+int file_bytes_from(int fd, const char *path, enum file_load load, size_t max_bytes, struct file_bytes *out,
+                    attune_error *err);
+/* Size and content are as they were when it was opened, as far as its time of modification tells. */
+int file_bytes_unchanged(int fd, const struct file_bytes *file);
 void file_bytes_close(struct file_bytes *file);
 
 /* ---- a bounded cursor, little-endian ----

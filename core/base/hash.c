@@ -38,6 +38,10 @@ void hash_bytes(const void *data, size_t n, char hex[HASH_HEX_SIZE]) {
     hash_finish(&hash, hex);
 }
 
+void hash_fast(const void *data, size_t n, unsigned char out[HASH_FAST_BYTES]) {
+    crypto_generichash(out, HASH_FAST_BYTES, data, n, NULL, 0);
+}
+
 int hash_file(int fd, const char *path, char hex[HASH_HEX_SIZE], attune_error *err) {
     enum { CHUNK = 1 << 18 };
     unsigned char *buffer = malloc(CHUNK);

@@ -417,16 +417,26 @@ static int parse(struct gguf *gguf, attune_error *err) {
     return r.cursor.code;
 }
 
-int gguf_open(const char *path, enum file_load load, struct gguf **out, attune_error *err) {
+/* fd -1: of the path. */
+static int open_file(int fd, const char *path, enum file_load load, struct gguf **out, attune_error *err) {
     struct gguf *gguf = calloc(1, sizeof *gguf);
     if (!gguf) return error_set_memory(err, "a GGUF file", sizeof *gguf);
-    int code = file_bytes_open(path, load, SIZE_MAX, &gguf->file, err);
+    int code = fd < 0 ? file_bytes_open(path, load, SIZE_MAX, &gguf->file, err)
+                      : file_bytes_from(fd, path, load, SIZE_MAX, &gguf->file, err);
     if (code == ATTUNE_OK) code = parse(gguf, err);
     if (code == ATTUNE_OK)
         *out = gguf;
     else
         gguf_close(gguf);
     return code;
+}
+
+int gguf_open(const char *path, enum file_load load, struct gguf **out, attune_error *err) {
+    return open_file(-1, path, load, out, err);
+}
+
+int gguf_open_from(int fd, const char *path, enum file_load load, struct gguf **out, attune_error *err) {
+    return open_file(fd, path, load, out, err);
 }
 
 int gguf_parse(const void *bytes, size_t size, const char *name, struct gguf **out, attune_error *err) {

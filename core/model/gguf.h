@@ -48,6 +48,8 @@ struct gguf {
 
 /* Duplicate keys or tensor names, overlap, misalignment, truncation, unknown types: refused. */
 int gguf_open(const char *path, enum file_load load, struct gguf **out, attune_error *err);
+/* The same of a descriptor that is open for reading and stays the caller's; path is for messages. */
+int gguf_open_from(int fd, const char *path, enum file_load load, struct gguf **out, attune_error *err);
 /* bytes are borrowed and must stay until gguf_close. name is for messages. */
 int gguf_parse(const void *bytes, size_t size, const char *name, struct gguf **out, attune_error *err);
 void gguf_close(struct gguf *gguf);
@@ -84,6 +86,8 @@ void gguf_put_tensor(struct gguf_writer *writer, const char *name, enum block_ty
  * syncs it, reads the temporary back and compares its hash with what was written; the caller publishes it or abandons
  * it. sha256 (nullable) gets the hash of the file. */
 int gguf_writer_write(struct gguf_writer *writer, struct file_writer *file, char sha256[65], attune_error *err);
+/* Only writes, without syncing or reading back: for a file whose reader verifies all of it. */
+int gguf_writer_put(struct gguf_writer *writer, struct file_writer *file, attune_error *err);
 /* All of it, with the fault points of `point`; new_only: an existing path is an error. */
 int gguf_writer_publish(struct gguf_writer *writer, const char *path, const char *point, int new_only,
                         char sha256[65], attune_error *err);

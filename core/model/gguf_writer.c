@@ -235,14 +235,14 @@ void gguf_put_tensor(struct gguf_writer *writer, const char *name, enum block_ty
 /* Where the bytes go: the file and the hash of what it should hold. */
 struct sink {
     struct file_writer *file;
-    struct hash hash;
+    struct hash *hash; /* NULL: nobody asks */
     int code;
     attune_error *err;
 };
 
 static void emit(struct sink *sink, const void *data, size_t n) {
     if (sink->code != ATTUNE_OK) return;
-    hash_add(&sink->hash, data, n);
+    if (sink->hash) hash_add(sink->hash, data, n);
     sink->code = file_writer_add(sink->file, data, n, sink->err);
 }
 
@@ -283,30 +283,39 @@ static int verify(const struct file_writer *file, const char wanted[HASH_HEX_SIZ
     return code;
 }
 
-int gguf_writer_write(struct gguf_writer *writer, struct file_writer *file, char sha256[65], attune_error *err) {
+static int put_file(struct gguf_writer *writer, struct file_writer *file, struct hash *hash, attune_error *err) {
     struct buffer head = {0};
-    struct sink sink = {.file = file, .err = err};
-    char hex[HASH_HEX_SIZE];
+    struct sink sink = {.file = file, .hash = hash, .err = err};
     encode(writer, &head);
-    int code = writer->code;
-    if (code != ATTUNE_OK) {
+    if (writer->code == ATTUNE_OK) {
+        emit(&sink, head.data, head.size);
+        emit_padding(&sink);
+    } else {
+        sink.code = writer->code;
         if (err) *err = writer->error;
-        goto out;
     }
-    hash_start(&sink.hash);
-    emit(&sink, head.data, head.size);
-    emit_padding(&sink);
-    for (size_t i = 0; i < writer->n_entries; i++) {
+    free(head.data);
+    for (size_t i = 0; i < writer->n_entries && sink.code == ATTUNE_OK; i++) {
         emit(&sink, writer->entries[i].data, writer->entries[i].bytes);
         emit_padding(&sink);
     }
-    if ((code = sink.code) != ATTUNE_OK) goto out;
-    hash_finish(&sink.hash, hex);
-    if ((code = file_writer_sync(file, err)) != ATTUNE_OK) goto out;
+    return sink.code;
+}
+
+int gguf_writer_put(struct gguf_writer *writer, struct file_writer *file, attune_error *err) {
+    return put_file(writer, file, NULL, err);
+}
+
+int gguf_writer_write(struct gguf_writer *writer, struct file_writer *file, char sha256[65], attune_error *err) {
+    struct hash hash;
+    char hex[HASH_HEX_SIZE];
+    hash_start(&hash);
+    int code = put_file(writer, file, &hash, err);
+    if (code != ATTUNE_OK) return code;
+    hash_finish(&hash, hex);
+    if ((code = file_writer_sync(file, err)) != ATTUNE_OK) return code;
     code = verify(file, hex, err);
     if (code == ATTUNE_OK && sha256) memcpy(sha256, hex, sizeof hex);
-out:
-    free(head.data);
     return code;
 }
 
