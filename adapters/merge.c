@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TILE_ROWS = 32 }; /* of one task: under a millisecond, so that cancelling is prompt */
+enum {
+    TILE_ROWS = 32,  /* of one task: under a millisecond, so that cancelling is prompt */
+    SLICE_TILES = 16 /* of a worker, between two reports */
+};
 
 static const char *const names[] = {"none", "f16", "q8", "same", "calibrated", "auto"};
 
@@ -59,7 +62,7 @@ size_t merge_bytes(const struct model *model, uint32_t targets, enum merge_mode 
 
 /* Every targeted matrix can be had in the mode's type. */
 static int mode_check(const struct model *model, const struct lora *lora, enum merge_mode mode, attune_error *err) {
-    if (mode != MERGE_F16 && mode != MERGE_Q8 && mode != MERGE_SAME)
+    if (mode != MERGE_F16 && mode != MERGE_Q8 && mode != MERGE_SAME && mode != MERGE_CALIBRATED)
         return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "nothing to merge in mode %s", merge_mode_name(mode));
     for (size_t l = 0; l < model->L; l++) {
         for (size_t t = 0; t < TARGET_COUNT; t++) {
@@ -82,22 +85,30 @@ static int mode_check(const struct model *model, const struct lora *lora, enum m
     return ATTUNE_OK;
 }
 
-/* ---- one matrix ---- */
+int merged_create(const struct model *model, const struct lora *lora, enum merge_mode mode, struct merged **out,
+                  attune_error *err) {
+    int code = mode_check(model, lora, mode, err);
+    if (code != ATTUNE_OK) return code;
+    struct merged *merged = calloc(1, sizeof *merged);
+    if (!merged) return error_set_memory(err, "merged weights", sizeof *merged);
+    merged_layout(&merged->arena, model, lora->config.targets, mode, &merged->layers);
+    if ((code = arena_commit(&merged->arena, "merged weights", err)) != ATTUNE_OK) {
+        merge_destroy(merged);
+        return code;
+    }
+    merged_layout(&merged->arena, model, lora->config.targets, mode, &merged->layers);
+    *out = merged;
+    return ATTUNE_OK;
+}
 
-struct merge_task {
-    const struct matrix *from;
-    unsigned char *to;
-    const struct block_format *format; /* of `to` */
-    size_t row_bytes;                  /* of `to` */
-    const struct low_rank *pair;
-    void (*dequantize)(float *, const void *, size_t);
-    void (*axpy)(float *, float, const float *, size_t);
-    float limit;        /* largest size of a sum that the result can hold */
-    int keep;           /* blocks of several elements without a change are copied */
-    float *scratch;     /* (workers, 2, scratch_cols) */
-    size_t scratch_cols;
-    atomic_int too_large;
-};
+void merge_destroy(struct merged *merged) {
+    if (!merged) return;
+    arena_free(&merged->arena);
+    gguf_close(merged->gguf);
+    free(merged);
+}
+
+/* ---- rows ---- */
 
 /* Largest sum; f16 is also the type of the scales and minima of quantized blocks. */
 static float limit_of(enum block_type type) { return type == BLOCK_F32 || type == BLOCK_BF16 ? FLT_MAX : 65504.0f; }
@@ -108,77 +119,120 @@ static int row_fits(const float *row, size_t n, float limit) {
     return !bad;
 }
 
+int merge_row(float *sum, float *delta, const struct matrix *from, const struct low_rank *pair, size_t row,
+              enum block_type to) {
+    const struct kernels *kernels = kernels_get();
+    size_t cols = from->cols;
+    memset(delta, 0, cols * sizeof *delta);
+    for (size_t r = 0; r < pair->rank; r++)
+        kernels->axpy(delta, pair->scale * pair->b[row * pair->rank + r], pair->a + r * cols, cols);
+    kernels->dequantize[from->type](sum, (const unsigned char *)from->data + row * from->row_bytes, cols);
+    /* not sum + 0: that would turn -0 into 0 */
+    for (size_t i = 0; i < cols; i++) sum[i] = delta[i] != 0 ? sum[i] + delta[i] : sum[i];
+    return row_fits(sum, cols, limit_of(to));
+}
+
+int merge_too_large(size_t layer, enum target target, enum block_type to, attune_error *err) {
+    char name[LORA_TENSOR_NAME_SIZE];
+    lora_tensor_name(name, layer, target);
+    return error_set(err, ATTUNE_ERROR_UNSUPPORTED, name,
+                     "merged weights of %s are too large for %s: use the adapter unmerged (none)", name,
+                     block_type_name(to));
+}
+
 static int all_zero(const float *x, size_t n) {
     int other = 0;
     for (size_t i = 0; i < n; i++) other |= x[i] != 0;
     return !other;
 }
 
-/* Blocks whose delta is zero keep the base's very bytes: quantizing again could move them. */
-static void write_blocks(const struct merge_task *task, unsigned char *to, const unsigned char *from, const float *sum,
+/* ---- a layer ---- */
+
+/* The targeted matrices of a layer as one row of tiles, so that few of them do not leave threads idle. */
+struct merge_task {
+    const struct model_layer *from;
+    const struct model_layer *to; /* the memory behind it is written */
+    const struct layer_pairs *pairs;
+    size_t first[TARGET_COUNT + 1]; /* tile of each target */
+    size_t done;                    /* tiles before those of the pool's run */
+    float *scratch;                 /* (workers, 2, scratch_cols) */
+    size_t scratch_cols;
+    atomic_int too_large;           /* bits of enum target */
+};
+
+/* Runs of blocks whose delta is zero keep the base's very bytes: quantizing again could move them. */
+static void write_blocks(const struct matrix *from, const struct matrix *to, size_t row, const float *sum,
                          const float *delta) {
-    size_t elements = task->format->elements, bytes = task->format->bytes;
-    for (size_t i = 0; i < task->from->cols; i += elements, to += bytes, from += bytes) {
-        if (all_zero(delta + i, elements))
-            memcpy(to, from, bytes);
-        else
-            task->format->quantize(to, sum + i, elements);
+    const struct block_format *format = block_format_get(to->type);
+    void (*quantize)(void *, const float *, size_t) = kernels_get()->quantize[to->type];
+    const unsigned char *base = (const unsigned char *)from->data + row * from->row_bytes;
+    /* the arena's memory behind a const view: only while it is made */
+    unsigned char *out = (unsigned char *)(uintptr_t)to->data + row * to->row_bytes;
+    size_t elements = format->elements, bytes = format->bytes, end;
+    if (from->type != to->type || elements == 1) {
+        quantize(out, sum, to->cols);
+        return;
+    }
+    for (size_t i = 0; i < to->cols; i = end) {
+        int zero = all_zero(delta + i, elements);
+        for (end = i + elements; end < to->cols && all_zero(delta + end, elements) == zero;) end += elements;
+        if (zero) memcpy(out + i / elements * bytes, base + i / elements * bytes, (end - i) / elements * bytes);
+        else quantize(out + i / elements * bytes, sum + i, end - i);
     }
 }
 
 static void merge_tile(void *argument, size_t tile, int worker) {
     struct merge_task *task = argument;
-    const struct low_rank *pair = task->pair;
-    size_t cols = task->from->cols, end = (tile + 1) * TILE_ROWS;
+    int t = 0;
+    tile += task->done;
+    while (tile >= task->first[t + 1]) t++;
+    const struct matrix *from = &task->from->linear[t], *to = &task->to->linear[t];
+    size_t row = (tile - task->first[t]) * TILE_ROWS, end = row + TILE_ROWS < from->rows ? row + TILE_ROWS : from->rows;
     float *sum = task->scratch + (size_t)worker * 2 * task->scratch_cols, *delta = sum + task->scratch_cols;
-    if (end > task->from->rows) end = task->from->rows;
-    for (size_t row = tile * TILE_ROWS; row < end; row++) {
-        const unsigned char *from = (const unsigned char *)task->from->data + row * task->from->row_bytes;
-        unsigned char *to = task->to + row * task->row_bytes;
-        memset(delta, 0, cols * sizeof *delta);
-        for (size_t r = 0; r < pair->rank; r++)
-            task->axpy(delta, pair->scale * pair->b[row * pair->rank + r], pair->a + r * cols, cols);
-        task->dequantize(sum, from, cols);
-        /* not sum + 0: that would turn -0 into 0 */
-        for (size_t i = 0; i < cols; i++) sum[i] = delta[i] != 0 ? sum[i] + delta[i] : sum[i];
-        if (!row_fits(sum, cols, task->limit)) atomic_store(&task->too_large, 1);
-        else if (task->keep) write_blocks(task, to, from, sum, delta);
-        else task->format->quantize(to, sum, cols);
+    for (; row < end; row++) {
+        if (merge_row(sum, delta, from, &task->pairs->target[t], row, to->type))
+            write_blocks(from, to, row, sum, delta);
+        else
+            atomic_fetch_or(&task->too_large, 1 << t);
     }
 }
 
-static int merge_matrix(struct merge_task *task, const struct matrix *from, struct matrix *to,
-                        const struct low_rank *pair, struct pool *pool) {
-    task->from = from;
-    /* the arena's memory behind a const view: only while it is made */
-    task->to = (unsigned char *)(uintptr_t)to->data;
-    task->format = block_format_get(to->type);
-    task->row_bytes = to->row_bytes;
-    task->pair = pair;
-    task->dequantize = kernels_get()->dequantize[from->type];
-    task->axpy = kernels_get()->axpy;
-    task->limit = limit_of(to->type);
-    task->keep = from->type == to->type && task->format->elements > 1;
-    atomic_store(&task->too_large, 0);
-    pool_run(pool, (from->rows + TILE_ROWS - 1) / TILE_ROWS, merge_tile, task);
-    return !atomic_load(&task->too_large);
+/* Whoever asked for the merge, and how far it is. */
+struct watch {
+    const struct merge_progress *progress; /* NULL: nobody */
+    double share, each;                    /* done before this layer, of a layer */
+};
+
+static int merge_cancelled(attune_error *err) {
+    return error_set(err, ATTUNE_ERROR_CANCELLED, NULL, "merging was cancelled");
 }
 
 /* The pairs of a layer into `to`, whose targeted matrices have memory. */
-static int merge_one(struct merge_task *task, const struct model *model, const struct lora *lora, size_t l,
-                     struct model_layer *to, struct pool *pool, attune_error *err) {
-    for (size_t t = 0; t < TARGET_COUNT; t++) {
-        const struct low_rank *pair = &lora->pairs[l].target[t];
-        if (pair->rank == 0) continue;
-        int fits = merge_matrix(task, &model->layers[l].linear[t], &to->linear[t], pair, pool);
-        if (pool_cancelled(pool)) return error_set(err, ATTUNE_ERROR_CANCELLED, NULL, "merging was cancelled");
-        if (fits) continue;
-        char name[LORA_TENSOR_NAME_SIZE];
-        lora_tensor_name(name, l, t);
-        return error_set(err, ATTUNE_ERROR_UNSUPPORTED, name,
-                         "merged weights of %s are too large for %s: use the adapter unmerged (none)", name,
-                         task->format->name);
+static int merge_layer(struct merge_task *task, const struct model_layer *from, const struct layer_pairs *pairs,
+                       const struct model_layer *to, size_t l, struct pool *pool, const struct watch *watch,
+                       attune_error *err) {
+    size_t tiles = 0, slice = (size_t)pool_threads(pool) * SLICE_TILES;
+    task->from = from;
+    task->to = to;
+    task->pairs = pairs;
+    atomic_store(&task->too_large, 0);
+    for (int t = 0; t < TARGET_COUNT; t++) {
+        task->first[t] = tiles;
+        if (pairs->target[t].rank > 0) tiles += (from->linear[t].rows + TILE_ROWS - 1) / TILE_ROWS;
     }
+    task->first[TARGET_COUNT] = tiles;
+    const struct merge_progress *progress = watch ? watch->progress : NULL;
+    if (!progress) slice = tiles;
+    for (task->done = 0; task->done < tiles; task->done += slice) {
+        pool_run(pool, tiles - task->done < slice ? tiles - task->done : slice, merge_tile, task);
+        if (pool_cancelled(pool)) return merge_cancelled(err);
+        double share = (double)(task->done + slice < tiles ? task->done + slice : tiles) / (double)tiles;
+        if (progress && progress->report(watch->share + share * watch->each, progress->user))
+            return merge_cancelled(err);
+    }
+    int too_large = atomic_load(&task->too_large);
+    for (int t = 0; t < TARGET_COUNT; t++)
+        if (too_large & 1 << t) return merge_too_large(l, (enum target)t, to->linear[t].type, err);
     return ATTUNE_OK;
 }
 
@@ -196,23 +250,23 @@ static size_t scratch_cols(const struct model *model) {
 
 int merge_create(const struct model *model, const struct lora *lora, enum merge_mode mode, struct pool *pool,
                  const struct merge_progress *progress, struct merged **out, attune_error *err) {
-    (void)progress;
-    int code = mode_check(model, lora, mode, err);
-    if (code != ATTUNE_OK) return code;
     struct merge_task task = {0};
-    struct merged *merged = calloc(1, sizeof *merged);
-    if (!merged) return error_set_memory(err, "merged weights", sizeof *merged);
-    merged_layout(&merged->arena, model, lora->config.targets, mode, &merged->layers);
-    if ((code = arena_commit(&merged->arena, "merged weights", err)) != ATTUNE_OK) goto out;
-    merged_layout(&merged->arena, model, lora->config.targets, mode, &merged->layers);
+    struct merged *merged = NULL;
+    if (mode == MERGE_CALIBRATED)
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
+                         "a calibrated merge is made of a person's rows: the job makes it");
+    int code = merged_create(model, lora, mode, &merged, err);
+    if (code != ATTUNE_OK) return code;
     task.scratch_cols = scratch_cols(model);
     size_t scratch = (size_t)pool_threads(pool) * 2 * task.scratch_cols;
     if (!(task.scratch = calloc(scratch, sizeof(float)))) {
         code = error_set_memory(err, "merging", scratch * sizeof(float));
         goto out;
     }
-    for (size_t l = 0; l < model->L && code == ATTUNE_OK; l++)
-        code = merge_one(&task, model, lora, l, &merged->layers[l], pool, err);
+    for (size_t l = 0; l < model->L && code == ATTUNE_OK; l++) {
+        struct watch watch = {progress, (double)l / (double)model->L, 1 / (double)model->L};
+        code = merge_layer(&task, &model->layers[l], &lora->pairs[l], &merged->layers[l], l, pool, &watch, err);
+    }
 out:
     free(task.scratch);
     if (code != ATTUNE_OK) merge_destroy(merged);
@@ -220,12 +274,15 @@ out:
     return code;
 }
 
-void merge_destroy(struct merged *merged) {
-    if (!merged) return;
-    arena_free(&merged->arena);
-    gguf_close(merged->gguf);
-    free(merged);
+int merge_one(const struct model *model, const struct lora *lora, size_t layer, enum target target,
+              const struct model_layer *to, float *scratch, struct pool *pool, attune_error *err) {
+    struct merge_task task = {.scratch = scratch, .scratch_cols = scratch_cols(model)};
+    struct layer_pairs pair = {0};
+    pair.target[target] = lora->pairs[layer].target[target];
+    return merge_layer(&task, &model->layers[layer], &pair, to, layer, pool, NULL, err);
 }
+
+size_t merge_one_floats(const struct model *model, int threads) { return (size_t)threads * 2 * scratch_cols(model); }
 
 /* ---- one layer at a time ---- */
 
@@ -262,6 +319,7 @@ size_t layer_merge_bytes(const struct model *model, int threads, uint32_t target
 
 int layer_merge_create(const struct model *model, const struct lora *lora, enum merge_mode mode, struct pool *pool,
                        struct layer_merge **out, attune_error *err) {
+    if (mode == MERGE_CALIBRATED) mode = MERGE_SAME;
     int code = mode_check(model, lora, mode, err);
     if (code != ATTUNE_OK) return code;
     struct layer_merge *merge = calloc(1, sizeof *merge);
@@ -292,5 +350,6 @@ int layer_merge_make(void *user, size_t layer, struct model_layer *out, attune_e
     struct layer_merge *merge = user;
     struct arena place = merge->arena;
     layer_layout(&place, &merge->model->layers[layer], merge->lora->config.targets, merge->mode, out);
-    return merge_one(&merge->task, merge->model, merge->lora, layer, out, merge->pool, err);
+    return merge_layer(&merge->task, &merge->model->layers[layer], &merge->lora->pairs[layer], out, layer, merge->pool,
+                       NULL, err);
 }

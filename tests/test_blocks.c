@@ -107,7 +107,7 @@ static void quantize_equals_golden(void **state) {
         free(blocks);
         seen++;
     }
-    assert_int_equal(seen, 6);
+    assert_int_equal(seen, 11);
 }
 
 /* ---- definitions ---- */
@@ -120,8 +120,8 @@ static void formats_have_ggml_sizes(void **state) {
         int quantizer;
     } expected[] = {
         {0, 1, 4, "F32", 1},      {1, 1, 2, "F16", 1},      {2, 32, 18, "Q4_0", 1},   {3, 32, 20, "Q4_1", 1},
-        {6, 32, 22, "Q5_0", 0},   {7, 32, 24, "Q5_1", 0},   {8, 32, 34, "Q8_0", 1},   {12, 256, 144, "Q4_K", 0},
-        {13, 256, 176, "Q5_K", 0}, {14, 256, 210, "Q6_K", 0}, {30, 1, 2, "BF16", 1},
+        {6, 32, 22, "Q5_0", 1},   {7, 32, 24, "Q5_1", 1},   {8, 32, 34, "Q8_0", 1},   {12, 256, 144, "Q4_K", 1},
+        {13, 256, 176, "Q5_K", 1}, {14, 256, 210, "Q6_K", 1}, {30, 1, 2, "BF16", 1},
     };
     size_t known = 0;
     for (uint32_t type = 0; type < 100; type++) known += block_format_get(type) != NULL;
@@ -218,7 +218,7 @@ static void bf16_rounds_to_nearest_even(void **state) {
 static void quantize_errs_by_half_a_step(void **state) {
     (void)state;
     static const struct { enum block_type type; double steps; } cases[] = {
-        {BLOCK_Q8_0, 254}, {BLOCK_Q4_1, 15}, {BLOCK_Q4_0, 15}};
+        {BLOCK_Q8_0, 254}, {BLOCK_Q4_1, 15}, {BLOCK_Q4_0, 15}, {BLOCK_Q5_0, 31}, {BLOCK_Q5_1, 31}};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         const struct block_format *format = block_format_get((uint32_t)cases[c].type);
         for (uint64_t round = 0; round < 50; round++) {
@@ -227,8 +227,8 @@ static void quantize_errs_by_half_a_step(void **state) {
             for (size_t i = 0; i < 32; i++) in[i] = 2 * random_uniform(round, i) - 1;
             format->quantize(block, in, 32);
             format->dequantize(out, block, 32);
-            /* Q4_0 reaches -8 d to 7 d: the far end may err by a whole step */
-            double bound = (cases[c].type == BLOCK_Q4_0 ? 2.0 : 1.0) / cases[c].steps * 1.02;
+            /* Q4_0 reaches -8 d to 7 d: the far end may err by a whole step; so may Q5_0's */
+            double bound = (cases[c].type == BLOCK_Q4_0 || cases[c].type == BLOCK_Q5_0 ? 2.0 : 1.0) / cases[c].steps * 1.02;
             for (int i = 0; i < 32; i++) assert_true(fabs((double)in[i] - (double)out[i]) <= bound);
         }
     }
@@ -238,17 +238,18 @@ static void quantize_errs_by_half_a_step(void **state) {
 static void quantize_survives_any_float(void **state) {
     (void)state;
     const float values[] = {NAN, INFINITY, -INFINITY, 3e38f, -3e38f, 1e-45f, -1e-45f, 0.0f, -0.0f, 1e-39f};
-    const enum block_type types[] = {BLOCK_Q4_0, BLOCK_Q4_1, BLOCK_Q8_0};
-    for (size_t t = 0; t < 3; t++) {
+    const enum block_type types[] = {BLOCK_Q4_0, BLOCK_Q4_1, BLOCK_Q5_0, BLOCK_Q5_1,
+                                     BLOCK_Q8_0, BLOCK_Q4_K, BLOCK_Q5_K, BLOCK_Q6_K};
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
         const struct block_format *format = block_format_get((uint32_t)types[t]);
         for (uint64_t round = 0; round < 200; round++) {
-            float in[32], out[32];
-            unsigned char block[34], again[34];
-            for (size_t i = 0; i < 32; i++) in[i] = values[random_u64(round, i) % 10];
-            format->quantize(block, in, 32);
-            format->quantize(again, in, 32);
+            float in[256], out[256];
+            unsigned char block[210], again[210];
+            for (size_t i = 0; i < 256; i++) in[i] = values[random_u64(round, i) % (round % 2 ? 10 : 1 + round % 9)];
+            format->quantize(block, in, format->elements);
+            format->quantize(again, in, format->elements);
             assert_memory_equal(block, again, format->bytes);
-            format->dequantize(out, block, 32);
+            format->dequantize(out, block, format->elements);
         }
     }
     float zeros[32], out[32];

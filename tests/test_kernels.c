@@ -95,6 +95,32 @@ static void check_rows(const struct kernels *table) {
     }
 }
 
+/* The bytes that the scalar table gives: of spread values, of few different ones (ties of magnitude and of rounding),
+ * of zeros of both signs. */
+static void check_quantize(const struct kernels *table) {
+    enum { N = 1024 };
+    static const float few[] = {0.0f, -0.0f, 1, -1, 0.5f, -0.5f, 2, -2, 1e-30f, -1e-38f};
+    for (size_t t = 0; t < MADE_TYPES; t++) {
+        size_t bytes = block_row_bytes(made_types[t], N);
+        struct bytes expected = bytes_odd(bytes), got = bytes_odd(bytes);
+        struct row x = row_of(N);
+        for (int round = 0; round < 60; round++) {
+            for (size_t i = 0; i < N; i++) {
+                if (round % 4 == 0) x.data[i] = made_float() * expf(8 * made_float());
+                else if (round % 4 == 1) x.data[i] = few[made_bits() % (2 + round / 6)];
+                else if (round % 4 == 2) x.data[i] = (float)(int)(made_bits() % 255) / 2 - 63; /* halves of Q8_0's steps */
+                else x.data[i] = fabsf(made_float()) + (i % 7 == 0 ? -0.0f : 0);
+            }
+            scalar()->quantize[made_types[t]](expected.data, x.data, N);
+            table->quantize[made_types[t]](got.data, x.data, N);
+            assert_memory_equal(got.data, expected.data, bytes);
+        }
+        free(expected.memory);
+        free(got.memory);
+        free(x.memory);
+    }
+}
+
 /* Every byte and every fifth bit in every place, at d = 1 and m = 0 or 1: no tolerance hides a wrong quant. */
 static void check_quants(const struct kernels *table) {
     for (size_t t = 0; t < MADE_TYPES; t++) {
@@ -547,6 +573,7 @@ static void test_halves(void **state) { (void)state, run(check_halves); }
 static void test_gemm(void **state) { (void)state, run(check_gemm); }
 static void test_random_products(void **state) { (void)state, run(check_random_products); }
 static void test_pieces(void **state) { (void)state, run(check_pieces); }
+static void test_quantize(void **state) { (void)state, run(check_quantize); }
 static void test_softmax_backward(void **state) { (void)state, run(check_softmax_backward); }
 static void test_rms_norm(void **state) { (void)state, run(check_rms_norm); }
 static void test_rotations(void **state) { (void)state, run(check_rotations); }
@@ -564,6 +591,7 @@ static void test_complete(void **state) {
         for (uint32_t type = 0; type < BLOCK_TYPE_LIMIT; type++) {
             int known = block_format_get(type) != NULL;
             assert_int_equal((*table)->dequantize[type] != NULL, known);
+            assert_int_equal((*table)->quantize[type] != NULL, known);
             assert_int_equal((*table)->row_dot[type] != NULL, known);
             assert_int_equal((*table)->row_dots[type] != NULL, known);
         }
@@ -637,7 +665,7 @@ int main(void) {
         cmocka_unit_test(test_quants),         cmocka_unit_test(test_row_groups), cmocka_unit_test(test_halves),
         cmocka_unit_test(test_gemm),           cmocka_unit_test(test_gemm_threads), cmocka_unit_test(test_sums),
         cmocka_unit_test(test_softmax),        cmocka_unit_test(test_softmax_limits), cmocka_unit_test(test_exp),
-        cmocka_unit_test(test_swiglu),         cmocka_unit_test(test_random_products), cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_swiglu), cmocka_unit_test(test_quantize), cmocka_unit_test(test_random_products), cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_softmax_backward), cmocka_unit_test(test_rms_norm), cmocka_unit_test(test_rotations),
         cmocka_unit_test(test_transpose),
     };

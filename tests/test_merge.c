@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include "adapters/merge.h"
+#include "tests/made_blocks.h"
 #include "tests/tiny_base.h"
 
 #include <math.h>
@@ -42,6 +43,12 @@ static double tolerance(enum block_type type, double most, double range) {
     case BLOCK_Q8_0: return most / 127 * 0.51 + most * 0x1p-11;
     case BLOCK_Q4_0: return most / 8 * 1.01 + most * 0x1p-10; /* the far end of the grid is one step short */
     case BLOCK_Q4_1: return range / 15 * 0.51 + most * 0x1p-9;
+    case BLOCK_Q5_0: return most / 16 * 1.01 + most * 0x1p-10;
+    case BLOCK_Q5_1: return range / 31 * 0.51 + most * 0x1p-9;
+    /* a part's grid is itself on a grid of 63 steps, and was searched for a small square error, not a small largest one */
+    case BLOCK_Q4_K: return range / 15;
+    case BLOCK_Q5_K: return range / 31 * 1.2;
+    case BLOCK_Q6_K: return most / 32 * 1.2;
     default: return -1;
     }
 }
@@ -69,38 +76,47 @@ static enum block_type expected_type(enum block_type base, enum merge_mode mode)
     return mode == MERGE_F16 ? BLOCK_F16 : mode == MERGE_Q8 ? BLOCK_Q8_0 : base;
 }
 
+/* K types have 256 elements in a block: of the tiny base ffn_down is that wide. */
+static size_t tiny_width(enum block_type type) { return block_format_get(type)->elements == 256 ? 512 : 64; }
+static uint32_t tiny_targets(enum block_type type) {
+    return tiny_width(type) == 512 ? 1u << TARGET_DOWN : LORA_ALL_TARGETS & ~(1u << TARGET_UP);
+}
+
+static void check_mode(const struct tiny_base *base, const struct lora *lora, enum block_type type,
+                       enum merge_mode mode) {
+    struct merged *merged = merge(&base->model, lora, mode, 2);
+    const struct model_layer *layers = merge_layers(merged);
+    for (size_t l = 0; l < TINY_L; l++) {
+        for (size_t t = 0; t < TARGET_COUNT; t++) {
+            const struct matrix *from = &base->layers[l].linear[t], *to = &layers[l].linear[t];
+            assert_int_equal(to->rows, from->rows);
+            assert_int_equal(to->cols, from->cols);
+            if (!(lora->config.targets & 1u << t)) {
+                assert_ptr_equal(to->data, from->data);
+                continue;
+            }
+            assert_ptr_not_equal(to->data, from->data);
+            assert_int_equal(to->type, expected_type(type, mode));
+            assert_int_equal(to->row_bytes, block_row_bytes(to->type, to->cols));
+            double want[512];
+            for (size_t row = 0; row < from->rows; row++) {
+                reference_row(want, from, &lora->pairs[l].target[t], row);
+                check_row(to, want, row);
+            }
+        }
+    }
+    merge_destroy(merged);
+}
+
 /* Every mode over every type, ragged ranks included, against double precision. */
 static void test_against_reference(void **state) {
     (void)state;
-    static const enum block_type types[] = {BLOCK_F32,  BLOCK_F16,  BLOCK_BF16, BLOCK_Q4_0,
-                                            BLOCK_Q4_1, BLOCK_Q8_0, BLOCK_Q5_0, BLOCK_Q5_1};
-    for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
+    for (size_t k = 0; k < MADE_TYPES; k++) {
+        enum block_type type = made_types[k];
         struct tiny_base base;
-        tiny_base_make(&base, types[k], 64, ROPE_INTERLEAVED);
-        struct lora *lora = tiny_lora(&base.model, 5, 7.5f, LORA_ALL_TARGETS & ~(1u << TARGET_UP));
-        for (size_t m = 0; m < 3; m++) {
-            if (modes[m] == MERGE_SAME && !block_format_get(types[k])->quantize) continue;
-            struct merged *merged = merge(&base.model, lora, modes[m], 2);
-            const struct model_layer *layers = merge_layers(merged);
-            for (size_t l = 0; l < TINY_L; l++) {
-                assert_ptr_equal(layers[l].linear[TARGET_UP].data, base.layers[l].linear[TARGET_UP].data);
-                for (size_t t = 0; t < TARGET_COUNT; t++) {
-                    const struct matrix *from = &base.layers[l].linear[t], *to = &layers[l].linear[t];
-                    assert_int_equal(to->rows, from->rows);
-                    assert_int_equal(to->cols, from->cols);
-                    if (t == TARGET_UP) continue;
-                    assert_ptr_not_equal(to->data, from->data);
-                    assert_int_equal(to->type, expected_type(types[k], modes[m]));
-                    assert_int_equal(to->row_bytes, block_row_bytes(to->type, to->cols));
-                    double want[64];
-                    for (size_t row = 0; row < from->rows; row++) {
-                        reference_row(want, from, &lora->pairs[l].target[t], row);
-                        check_row(to, want, row);
-                    }
-                }
-            }
-            merge_destroy(merged);
-        }
+        tiny_base_make(&base, type, tiny_width(type), ROPE_INTERLEAVED);
+        struct lora *lora = tiny_lora(&base.model, 5, 7.5f, tiny_targets(type));
+        for (size_t m = 0; m < 3; m++) check_mode(&base, lora, type, modes[m]);
         lora_destroy(lora);
         tiny_base_free(&base);
     }
@@ -169,27 +185,23 @@ static void test_threads(void **state) {
  * what quantizing their own values gives: scales of random bytes see to that. */
 static void test_zero_delta(void **state) {
     (void)state;
-    static const enum block_type types[] = {BLOCK_F32, BLOCK_F16, BLOCK_BF16, BLOCK_Q4_0, BLOCK_Q4_1, BLOCK_Q8_0};
-    for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
-        const struct block_format *format = block_format_get(types[k]);
+    for (size_t k = 0; k < MADE_TYPES; k++) {
+        enum block_type type = made_types[k];
+        size_t cols = tiny_width(type), elements = block_format_get(type)->elements;
         struct tiny_base base;
-        tiny_base_make(&base, types[k], 64, ROPE_INTERLEAVED);
-        unsigned char *data = base.data[1][TARGET_DOWN]; /* (32, 64) */
+        tiny_base_make(&base, type, cols, ROPE_INTERLEAVED);
+        unsigned char *data = base.data[1][TARGET_DOWN]; /* (32, cols) */
         size_t row_bytes = base.layers[1].linear[TARGET_DOWN].row_bytes;
-        for (size_t i = 0; i < 32 * row_bytes; i++) data[i] = (unsigned char)(i * 37 + 11);
-        for (size_t i = 0; i < 32 * row_bytes; i += format->bytes) {
-            /* finite: 0.01 as the first half and, for Q4_1, the second; -0 for plain types */
-            memset(data + i, 0, format->bytes < 4 ? format->bytes : 4);
-            if (format->elements > 1) memcpy(data + i, (uint8_t[]){0x1f, 0x21, 0x1f, 0x21}, 4);
-            else data[i + format->bytes - 1] = 0x80;
-        }
-        struct lora *lora = tiny_lora(&base.model, 2, 4, LORA_ALL_TARGETS);
+        for (size_t row = 0; row < 32; row++) made_row(data + row * row_bytes, type, cols, 0.01f);
+        for (size_t i = 0; i < 32 * cols && elements == 1; i++) /* -0 */
+            memset(data + i * row_bytes / cols, 0, row_bytes / cols), data[(i + 1) * row_bytes / cols - 1] = 0x80;
+        struct lora *lora = tiny_lora(&base.model, 2, 4, 1 << TARGET_DOWN);
         size_t a, b;
         assert_true(lora_pair_offset(lora, &base.model, 1, TARGET_DOWN, &a, &b));
-        /* row 3 alone is changed, and of it the columns 32..63 */
+        /* row 3 alone is changed, and of it the second half */
         for (size_t row = 0; row < 32; row++)
             if (row != 3) lora->parameters[b + row * 2] = lora->parameters[b + row * 2 + 1] = 0;
-        for (size_t r = 0; r < 2; r++) memset(lora->parameters + a + r * 64, 0, 32 * sizeof(float));
+        for (size_t r = 0; r < 2; r++) memset(lora->parameters + a + r * cols, 0, cols / 2 * sizeof(float));
         struct merged *merged = merge(&base.model, lora, MERGE_SAME, 2);
         const unsigned char *got = merge_layers(merged)[1].linear[TARGET_DOWN].data;
         for (size_t row = 0; row < 32; row++) {
@@ -260,7 +272,7 @@ static void test_refused_types(void **state) {
     struct tiny_base base;
     tiny_base_make(&base, BLOCK_Q5_0, 64, ROPE_INTERLEAVED);
     struct lora *lora = tiny_lora(&base.model, 1, 1, LORA_ALL_TARGETS);
-    refused(&base.model, lora, MERGE_SAME, ATTUNE_ERROR_UNSUPPORTED, "Q5_0, the type of blk.0.attn_q.weight");
+    refused(&base.model, lora, MERGE_AUTO, ATTUNE_ERROR_ARGUMENT, "auto");
     refused(&base.model, lora, MERGE_NONE, ATTUNE_ERROR_ARGUMENT, "none");
     lora_destroy(lora);
     tiny_base_free(&base);
@@ -269,6 +281,50 @@ static void test_refused_types(void **state) {
     lora = tiny_lora(&base.model, 1, 1, LORA_ALL_TARGETS);
     refused(&base.model, lora, MERGE_Q8, ATTUNE_ERROR_UNSUPPORTED, "blk.0.ffn_down.weight");
     merge_destroy(merge(&base.model, lora, MERGE_F16, 1));
+    lora_destroy(lora);
+    tiny_base_free(&base);
+}
+
+/* Stops at report number `stop_at`; 0: never. */
+struct listener {
+    int reports, stop_at;
+    double share;
+};
+static int listen(double share, void *user) {
+    struct listener *l = user;
+    assert_true(share >= l->share && share <= 1);
+    l->share = share;
+    return ++l->reports == l->stop_at;
+}
+
+/* Shares grow to 1; a cancel at any report leaves nothing, and the pool as it was. */
+static void test_progress(void **state) {
+    (void)state;
+    struct tiny_base base;
+    struct pool *pool = NULL;
+    tiny_base_make(&base, BLOCK_Q4_1, 4096, ROPE_INTERLEAVED);
+    struct lora *lora = tiny_lora(&base.model, 2, 4, LORA_ALL_TARGETS);
+    assert_int_equal(pool_create(2, &pool, NULL), ATTUNE_OK);
+    struct listener all = {0};
+    struct merged *merged = NULL;
+    assert_int_equal(merge_create(&base.model, lora, MERGE_SAME, pool, &(struct merge_progress){listen, &all}, &merged,
+                                  NULL),
+                     ATTUNE_OK);
+    merge_destroy(merged);
+    assert_true(all.share == 1);
+    assert_true(all.reports >= 4 * TINY_L);
+    for (int stop = 1; stop <= all.reports; stop++) {
+        struct listener some = {0, stop, 0};
+        attune_error err = {0};
+        merged = NULL;
+        assert_int_equal(merge_create(&base.model, lora, MERGE_SAME, pool, &(struct merge_progress){listen, &some},
+                                      &merged, &err),
+                         ATTUNE_ERROR_CANCELLED);
+        assert_null(merged);
+        assert_int_equal(some.reports, stop);
+        assert_false(pool_cancelled(pool));
+    }
+    pool_destroy(pool);
     lora_destroy(lora);
     tiny_base_free(&base);
 }
@@ -316,12 +372,12 @@ static void test_bytes(void **state) {
 
 static void test_mode_names(void **state) {
     (void)state;
-    for (int i = MERGE_NONE; i <= MERGE_SAME; i++) {
+    for (int i = MERGE_NONE; i < MERGE_MODES; i++) {
         enum merge_mode mode = MERGE_NONE;
         assert_int_equal(merge_mode_parse(merge_mode_name((enum merge_mode)i), &mode, NULL), ATTUNE_OK);
         assert_int_equal(mode, i);
     }
-    static const char *const unknown[] = {"", "F16", "f16 ", "f1", "auto"};
+    static const char *const unknown[] = {"", "F16", "f16 ", "f1", "calibrate"};
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
         enum merge_mode mode = MERGE_Q8;
         attune_error err = {0};
@@ -336,7 +392,7 @@ int main(void) {
         cmocka_unit_test(test_zero_delta),        cmocka_unit_test(test_too_large),
         cmocka_unit_test(test_refused_types),     cmocka_unit_test(test_cancelled),
         cmocka_unit_test(test_bytes),             cmocka_unit_test(test_mode_names),
-        cmocka_unit_test(test_layer_by_layer),
+        cmocka_unit_test(test_layer_by_layer),    cmocka_unit_test(test_progress),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -78,6 +78,7 @@ LANE ints v_sixteens(uint32_t bits, int first) {
 }
 
 #include "core/kernels/lanes_blocks.h"
+#include "core/kernels/lanes_quantize.h"
 #include "core/kernels/lanes_elementwise.h"
 
 enum { PRODUCT_HEIGHT = 6, PRODUCT_VECTORS = 2 };
@@ -93,6 +94,7 @@ const struct kernels kernels_avx2 = {
     .exact = &product_f32,
     .fast = &product_f32,
     .dequantize = {KERNELS_EACH_TYPE(DEQUANTIZE_ENTRY)},
+    .quantize = {KERNELS_EACH_TYPE(QUANTIZE_ENTRY)},
     .row_dot = {KERNELS_EACH_TYPE(ROW_DOT_ENTRY)},
     .row_dots = {KERNELS_EACH_TYPE(ROW_DOTS_ENTRY)},
     .gemm = gemm,

@@ -73,6 +73,7 @@ LANE floats v_bf16(const uint8_t *p) {
 LANE ints v_sixteens(uint32_t bits, int first) { return (ints)_mm512_maskz_set1_epi32((__mmask16)(bits >> first), 16); }
 
 #include "core/kernels/lanes_blocks.h"
+#include "core/kernels/lanes_quantize.h"
 #include "core/kernels/lanes_elementwise.h"
 
 enum { PRODUCT_HEIGHT = 12, PRODUCT_VECTORS = 2 };
@@ -90,6 +91,7 @@ const struct kernels kernels_avx512 = {
     .exact = &product_f32,
     .fast = &product_f32,
     .dequantize = {KERNELS_EACH_TYPE(DEQUANTIZE_ENTRY)},
+    .quantize = {KERNELS_EACH_TYPE(QUANTIZE_ENTRY)},
     .row_dot = {KERNELS_EACH_TYPE(ROW_DOT_ENTRY)},
     .row_dots = {KERNELS_EACH_TYPE(ROW_DOTS_ENTRY)},
     .gemm = gemm,

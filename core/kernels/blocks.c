@@ -5,21 +5,17 @@
  *   Q5_0  32           d 0..1, fifth bits 2..5, q 6..21           x = d (q - 16)
  *   Q5_1  32           d 0..1, m 2..3, fifth bits 4..7, q 8..23   x = d q + m
  *   Q8_0  32           d 0..1, q 2..33 (signed)                   x = d q
- *   Q4_K  256          d 0..1, dmin 2..3, scales 4..15, q 16..143
- *   Q5_K  256          d 0..1, dmin 2..3, scales 4..15, fifth bits 16..47, q 48..175
- *                      8 parts of 32:                             x = (d scale) q - (dmin minimum)
- *   Q6_K  256          low four bits 0..127, high two bits 128..191, scales 192..207 (signed), d 208..209
- *                      16 parts of 16:                            x = (d scale) (q - 32)
+ *
+ * and the K formats of blocks_k.c.
  *
  * Four-bit values of 32 elements: byte i holds element i in its low half, element i + 16 in its high
- * half; in the K formats, where 64 elements share 32 bytes, element i + 32. Fifth bits of 32 elements:
- * bit i of a 32-bit number; of Q5_K: bit p of byte i is element i of part p.
+ * half. Fifth bits: bit i of a 32-bit number.
  *
  * The arithmetic, its order included, is that of ggml's reference functions compiled without contraction,
  * so the results agree bit for bit; this file must be compiled with -ffp-contract=off. Every product of a
  * dequantization is exact in a float, so that a fused multiply-add would change nothing there; in the
  * quantizers it would. */
-#include "core/kernels/blocks.h"
+#include "core/kernels/blocks_k.h"
 
 #include <math.h>
 #include <string.h>
@@ -32,18 +28,12 @@ struct q4_1 { uint8_t d[2], m[2], q[16]; };
 struct q5_0 { uint8_t d[2], fifth[4], q[16]; };
 struct q5_1 { uint8_t d[2], m[2], fifth[4], q[16]; };
 struct q8_0 { uint8_t d[2]; int8_t q[32]; };
-struct q4_k { uint8_t d[2], dmin[2], scales[12], q[128]; };
-struct q5_k { uint8_t d[2], dmin[2], scales[12], fifth[32], q[128]; };
-struct q6_k { uint8_t low[128], high[64]; int8_t scales[16]; uint8_t d[2]; };
 
 _Static_assert(sizeof(struct q4_0) == 18, "Q4_0: 2 + 32/2");
 _Static_assert(sizeof(struct q4_1) == 20, "Q4_1: 4 + 32/2");
 _Static_assert(sizeof(struct q5_0) == 22, "Q5_0: 2 + 4 + 32/2");
 _Static_assert(sizeof(struct q5_1) == 24, "Q5_1: 4 + 4 + 32/2");
 _Static_assert(sizeof(struct q8_0) == 34, "Q8_0: 2 + 32");
-_Static_assert(sizeof(struct q4_k) == 144, "Q4_K: 4 + 12 + 256/2");
-_Static_assert(sizeof(struct q5_k) == 176, "Q5_K: 4 + 12 + 256/8 + 256/2");
-_Static_assert(sizeof(struct q6_k) == 210, "Q6_K: 256/2 + 256/4 + 16 + 2");
 _Static_assert(sizeof(float) == 4 && sizeof(uint16_t) == 2, "F32, F16, BF16");
 
 /* ---- halves ---- */
@@ -82,6 +72,9 @@ uint16_t half_from_float(float value) {
 static uint16_t load16(const uint8_t p[2]) { return (uint16_t)(p[0] | p[1] << 8); }
 static float load_half(const uint8_t p[2]) { return half_to_float(load16(p)); }
 static uint32_t load32(const uint8_t p[4]) { return load16(p) | (uint32_t)load16(p + 2) << 16; }
+static void store32(uint8_t p[4], uint32_t value) {
+    for (int i = 0; i < 4; i++) p[i] = (uint8_t)(value >> 8 * i);
+}
 static void store_half(uint8_t p[2], float value) {
     uint16_t half = half_from_float(value);
     p[0] = (uint8_t)half;
@@ -118,12 +111,13 @@ static void quantize_bf16(void *dst, const float *src, size_t n) {
 
 /* ---- blocks of 32 ---- */
 
-/* Truncates to [0, 15]. NaN and what is outside a block's range (inputs that are not finite, a scale whose
+/* Truncates to [0, most]. NaN and what is outside a block's range (inputs that are not finite, a scale whose
  * inverse overflows) become a limit: C leaves that conversion undefined. */
-static uint8_t to_4_bits(float value) {
+static uint8_t to_bits(float value, uint8_t most) {
     if (!(value > 0)) return 0;
-    return value < 15 ? (uint8_t)value : 15;
+    return value < most ? (uint8_t)value : most;
 }
+static uint8_t to_4_bits(float value) { return to_bits(value, 15); }
 
 static void dequantize_q4_0(float *dst, const void *src, size_t n) {
     const struct q4_0 *block = src;
@@ -136,18 +130,31 @@ static void dequantize_q4_0(float *dst, const void *src, size_t n) {
     }
 }
 
+/* Of a block: the value of greatest magnitude, the first of several. */
+static float largest_of(const float *src) {
+    float largest = 0, magnitude = 0;
+    for (int i = 0; i < 32; i++) {
+        if (fabsf(src[i]) > magnitude) {
+            magnitude = fabsf(src[i]);
+            largest = src[i];
+        }
+    }
+    return largest;
+}
+
+static void limits_of(const float *src, float *least, float *most) {
+    *least = *most = src[0];
+    for (int i = 1; i < 32; i++) {
+        if (src[i] < *least) *least = src[i];
+        if (src[i] > *most) *most = src[i];
+    }
+}
+
 /* The value of greatest magnitude becomes -8. */
 static void quantize_q4_0(void *dst, const float *src, size_t n) {
     struct q4_0 *block = dst;
     for (size_t b = 0; b < n / 32; b++, block++, src += 32) {
-        float largest = 0, magnitude = 0;
-        for (int i = 0; i < 32; i++) {
-            if (fabsf(src[i]) > magnitude) {
-                magnitude = fabsf(src[i]);
-                largest = src[i];
-            }
-        }
-        float d = largest / -8, inverse = d != 0 ? 1.0f / d : 0.0f;
+        float d = largest_of(src) / -8, inverse = d != 0 ? 1.0f / d : 0.0f;
         store_half(block->d, d);
         for (int i = 0; i < 16; i++) {
             uint8_t low = to_4_bits(src[i] * inverse + 8.5f), high = to_4_bits(src[i + 16] * inverse + 8.5f);
@@ -170,11 +177,8 @@ static void dequantize_q4_1(float *dst, const void *src, size_t n) {
 static void quantize_q4_1(void *dst, const float *src, size_t n) {
     struct q4_1 *block = dst;
     for (size_t b = 0; b < n / 32; b++, block++, src += 32) {
-        float least = src[0], most = src[0];
-        for (int i = 1; i < 32; i++) {
-            if (src[i] < least) least = src[i];
-            if (src[i] > most) most = src[i];
-        }
+        float least, most;
+        limits_of(src, &least, &most);
         float d = (most - least) / 15, inverse = d != 0 ? 1.0f / d : 0.0f;
         store_half(block->d, d);
         store_half(block->m, least);
@@ -214,6 +218,39 @@ static void dequantize_q5_1(float *dst, const void *src, size_t n) {
     }
 }
 
+static void five_store(uint8_t q[16], uint8_t fifth[4], const uint8_t values[32]) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 16; i++) q[i] = (uint8_t)((values[i] & 15) | values[i + 16] << 4);
+    for (int i = 0; i < 32; i++) bits |= (uint32_t)(values[i] >> 4) << i;
+    store32(fifth, bits);
+}
+
+/* The value of greatest magnitude becomes -16. */
+static void quantize_q5_0(void *dst, const float *src, size_t n) {
+    struct q5_0 *block = dst;
+    for (size_t b = 0; b < n / 32; b++, block++, src += 32) {
+        float d = largest_of(src) / -16, inverse = d != 0 ? 1.0f / d : 0.0f;
+        uint8_t values[32];
+        store_half(block->d, d);
+        for (int i = 0; i < 32; i++) values[i] = to_bits(src[i] * inverse + 16.5f, 31);
+        five_store(block->q, block->fifth, values);
+    }
+}
+
+static void quantize_q5_1(void *dst, const float *src, size_t n) {
+    struct q5_1 *block = dst;
+    for (size_t b = 0; b < n / 32; b++, block++, src += 32) {
+        float least, most;
+        limits_of(src, &least, &most);
+        float d = (most - least) / 31, inverse = d != 0 ? 1.0f / d : 0.0f;
+        uint8_t values[32];
+        store_half(block->d, d);
+        store_half(block->m, least);
+        for (int i = 0; i < 32; i++) values[i] = to_bits((src[i] - least) * inverse + 0.5f, 31);
+        five_store(block->q, block->fifth, values);
+    }
+}
+
 static void dequantize_q8_0(float *dst, const void *src, size_t n) {
     const struct q8_0 *block = src;
     for (size_t b = 0; b < n / 32; b++, block++, dst += 32) {
@@ -237,69 +274,6 @@ static void quantize_q8_0(void *dst, const float *src, size_t n) {
     }
 }
 
-/* ---- blocks of 256 ---- */
-
-/* Scale and minimum of part p, six bits each: the first four in the low six bits of bytes 0..3 and 4..7;
- * the last four in halves of bytes 8..11, their upper two bits on top of bytes 0..3 and 4..7. */
-static void scale_and_minimum(const uint8_t scales[12], int p, int *scale, int *minimum) {
-    if (p < 4) {
-        *scale = scales[p] & 63;
-        *minimum = scales[p + 4] & 63;
-    } else {
-        *scale = (scales[p + 4] & 15) | (scales[p - 4] >> 6) << 4;
-        *minimum = scales[p + 4] >> 4 | (scales[p] >> 6) << 4;
-    }
-}
-
-static void dequantize_q4_k(float *dst, const void *src, size_t n) {
-    const struct q4_k *block = src;
-    for (size_t b = 0; b < n / 256; b++, block++) {
-        float d = load_half(block->d), dmin = load_half(block->dmin);
-        for (int p = 0; p < 8; p++, dst += 32) {
-            int scale, minimum;
-            scale_and_minimum(block->scales, p, &scale, &minimum);
-            float part_d = d * (float)scale, part_m = dmin * (float)minimum;
-            const uint8_t *q = block->q + p / 2 * 32;
-            for (int i = 0; i < 32; i++) dst[i] = part_d * (float)(q[i] >> p % 2 * 4 & 15) - part_m;
-        }
-    }
-}
-
-static void dequantize_q5_k(float *dst, const void *src, size_t n) {
-    const struct q5_k *block = src;
-    for (size_t b = 0; b < n / 256; b++, block++) {
-        float d = load_half(block->d), dmin = load_half(block->dmin);
-        for (int p = 0; p < 8; p++, dst += 32) {
-            int scale, minimum;
-            scale_and_minimum(block->scales, p, &scale, &minimum);
-            float part_d = d * (float)scale, part_m = dmin * (float)minimum;
-            const uint8_t *q = block->q + p / 2 * 32;
-            for (int i = 0; i < 32; i++) {
-                int value = (q[i] >> p % 2 * 4 & 15) | (block->fifth[i] >> p & 1) << 4;
-                dst[i] = part_d * (float)value - part_m;
-            }
-        }
-    }
-}
-
-/* Two halves of 128 elements: 64 bytes of low bits, 32 of high bits, 8 scales. Element 32 k + i of a half
- * has its low bits in byte 32 (k % 2) + i (upper half of the byte for k > 1), its high bits at bit 2 k of byte i. */
-static void dequantize_q6_k(float *dst, const void *src, size_t n) {
-    const struct q6_k *block = src;
-    for (size_t b = 0; b < n / 256; b++, block++) {
-        float d = load_half(block->d);
-        for (int part = 0; part < 8; part++, dst += 32) {
-            int half = part / 4, k = part % 4;
-            const uint8_t *low = block->low + half * 64 + k % 2 * 32, *high = block->high + half * 32;
-            const int8_t *scales = block->scales + half * 8 + k * 2;
-            for (int i = 0; i < 32; i++) {
-                int value = ((low[i] >> k / 2 * 4 & 15) | (high[i] >> 2 * k & 3) << 4) - 32;
-                dst[i] = d * (float)scales[i / 16] * (float)value;
-            }
-        }
-    }
-}
-
 /* ---- tables ---- */
 
 static const struct block_format formats[BLOCK_TYPE_LIMIT] = {
@@ -307,12 +281,12 @@ static const struct block_format formats[BLOCK_TYPE_LIMIT] = {
     [BLOCK_F16] = {"F16", 1, 2, dequantize_f16, quantize_f16},
     [BLOCK_Q4_0] = {"Q4_0", 32, sizeof(struct q4_0), dequantize_q4_0, quantize_q4_0},
     [BLOCK_Q4_1] = {"Q4_1", 32, sizeof(struct q4_1), dequantize_q4_1, quantize_q4_1},
-    [BLOCK_Q5_0] = {"Q5_0", 32, sizeof(struct q5_0), dequantize_q5_0, NULL},
-    [BLOCK_Q5_1] = {"Q5_1", 32, sizeof(struct q5_1), dequantize_q5_1, NULL},
+    [BLOCK_Q5_0] = {"Q5_0", 32, sizeof(struct q5_0), dequantize_q5_0, quantize_q5_0},
+    [BLOCK_Q5_1] = {"Q5_1", 32, sizeof(struct q5_1), dequantize_q5_1, quantize_q5_1},
     [BLOCK_Q8_0] = {"Q8_0", 32, sizeof(struct q8_0), dequantize_q8_0, quantize_q8_0},
-    [BLOCK_Q4_K] = {"Q4_K", 256, sizeof(struct q4_k), dequantize_q4_k, NULL},
-    [BLOCK_Q5_K] = {"Q5_K", 256, sizeof(struct q5_k), dequantize_q5_k, NULL},
-    [BLOCK_Q6_K] = {"Q6_K", 256, sizeof(struct q6_k), dequantize_q6_k, NULL},
+    [BLOCK_Q4_K] = {"Q4_K", 256, Q4_K_BYTES, dequantize_q4_k, quantize_q4_k},
+    [BLOCK_Q5_K] = {"Q5_K", 256, Q5_K_BYTES, dequantize_q5_k, quantize_q5_k},
+    [BLOCK_Q6_K] = {"Q6_K", 256, Q6_K_BYTES, dequantize_q6_k, quantize_q6_k},
     [BLOCK_BF16] = {"BF16", 1, 2, dequantize_bf16, quantize_bf16},
 };
 

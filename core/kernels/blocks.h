@@ -30,7 +30,7 @@ struct block_format {
     uint32_t bytes;     /* of one block */
     /* n elements, a multiple of `elements` */
     void (*dequantize)(float *dst, const void *src, size_t n);
-    void (*quantize)(void *dst, const float *src, size_t n); /* ggml's reference rounding; NULL: none */
+    void (*quantize)(void *dst, const float *src, size_t n); /* ggml's reference rounding */
 };
 
 /* NULL for a type that attune does not read. */

@@ -66,6 +66,8 @@ struct kernels {
 
     /* One row or part of a row of whole blocks. NULL never: types without a fast version have the scalar one. */
     void (*dequantize[BLOCK_TYPE_LIMIT])(float *dst, const void *src, size_t n);
+    /* Finite floats: the bytes that block_format's gives. Others: any bytes. */
+    void (*quantize[BLOCK_TYPE_LIMIT])(void *dst, const float *src, size_t n);
     /* sum_i dequantized(row)[i] * x[i] for a row of n elements */
     float (*row_dot[BLOCK_TYPE_LIMIT])(const void *row, const float *x, size_t n);
     /* out[r] = row_dot of row r (at rows + r * row_bytes), bit for bit: how rows are grouped in calls does not

@@ -117,6 +117,7 @@ LANE void octet_store_bytes(float dst[8], uint64_t bytes, quad factor) {
 }
 
 #include "core/kernels/lanes_blocks.h"
+#include "core/kernels/lanes_quantize.h"
 #include "core/kernels/lanes_elementwise.h"
 
 enum { PRODUCT_HEIGHT = 4, PRODUCT_VECTORS = 4 };
@@ -132,6 +133,7 @@ const struct kernels kernels_neon = {
     .exact = &product_f32,
     .fast = &product_f32,
     .dequantize = {KERNELS_EACH_TYPE(DEQUANTIZE_ENTRY)},
+    .quantize = {KERNELS_EACH_TYPE(QUANTIZE_ENTRY)},
     .row_dot = {KERNELS_EACH_TYPE(ROW_DOT_ENTRY)},
     .row_dots = {KERNELS_EACH_TYPE(ROW_DOTS_ENTRY)},
     .gemm = gemm,

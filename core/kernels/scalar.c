@@ -37,6 +37,9 @@ static float row_dot(enum block_type type, const void *row, const float *x, size
     static void dequantize_##type(float *dst, const void *src, size_t n) {                                             \
         block_format_get(BLOCK_##type)->dequantize(dst, src, n);                                                       \
     }                                                                                                                  \
+    static void quantize_##type(void *dst, const float *src, size_t n) {                                               \
+        block_format_get(BLOCK_##type)->quantize(dst, src, n);                                                         \
+    }                                                                                                                  \
     static float row_dot_##type(const void *row, const float *x, size_t n) {                                           \
         return row_dot(BLOCK_##type, row, x, n);                                                                       \
     }                                                                                                                  \
@@ -224,6 +227,7 @@ static void add_narrow(float *y, const float *b, size_t n, const float *x, size_
 }
 
 #define DEQUANTIZE_ENTRY(type, elements, bytes) [BLOCK_##type] = dequantize_##type,
+#define QUANTIZE_ENTRY(type, elements, bytes) [BLOCK_##type] = quantize_##type,
 #define ROW_DOT_ENTRY(type, elements, bytes) [BLOCK_##type] = row_dot_##type,
 #define ROW_DOTS_ENTRY(type, elements, bytes) [BLOCK_##type] = row_dots_##type,
 
@@ -234,6 +238,7 @@ const struct kernels kernels_scalar = {
     .fast = &product_scalar,
     .rounded = &rounded_scalar,
     .dequantize = {KERNELS_EACH_TYPE(DEQUANTIZE_ENTRY)},
+    .quantize = {KERNELS_EACH_TYPE(QUANTIZE_ENTRY)},
     .row_dot = {KERNELS_EACH_TYPE(ROW_DOT_ENTRY)},
     .row_dots = {KERNELS_EACH_TYPE(ROW_DOTS_ENTRY)},
     .gemm = gemm,

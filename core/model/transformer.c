@@ -81,6 +81,7 @@ struct layer_run {
     float dropout;
     uint64_t dropout_key;
     const uint64_t *keys;
+    const struct input_observer *observer; /* NULL: none */
     /* cached (starts NULL): */
     struct kv_cache *cache;
     float *parts; /* of attention_cached */
@@ -110,10 +111,15 @@ static void add_pair(const struct layer_run *r, enum target target, float *y, co
     low_rank_forward(r->ops, y, r->a->xa[target], pair_input(r, target, x), pair, w->rows, w->cols, r->T);
 }
 
+static void observe(const struct layer_run *r, enum target target, const float *x) {
+    if (r->observer) r->observer->see(r->observer->user, r->index, target, x, r->T, input_width(r->model, target));
+}
+
 static void project(const struct layer_run *r, const enum target *targets, float *const *y, size_t n, const float *x) {
     struct linear jobs[LINEAR_GROUP] = {0};
     int together = r->dropout == 0.0f; /* else the pair sees another x */
     assert(n <= LINEAR_GROUP);
+    observe(r, targets[0], x);
     for (size_t i = 0; i < n; i++)
         jobs[i] = (struct linear){y[i], x, &r->layer->linear[targets[i]], r->layer->bias[targets[i]],
                                   together ? pair_of(r, targets[i]) : NULL, r->a->xa[targets[i]]};
@@ -485,6 +491,37 @@ int training_pass_losses(struct training_pass *p, const struct weights *weights,
     }
     for (size_t i = 0; i < n && !pool_cancelled(p->ops.pool); i++)
         head(p, p->x + i * each, batches[i], 0, losses[i]);
+    return cancelled(p, err);
+}
+
+int training_pass_observe(struct training_pass *p, const struct weights *weights, const struct layer_maker *maker,
+                          const struct input_observer *observer, const struct packed_batch *const *batches, size_t n,
+                          attune_error *err) {
+    const struct model *m = p->model;
+    size_t each = p->shape.T_max * m->C;
+    struct model_layer made;
+    assert(n <= max_size(p->shape.together, 1) && !p->shape.backward);
+    for (size_t i = 0; i < n; i++) {
+        assert(batches[i]->T <= p->shape.T_max);
+        embedding_forward(&p->ops, p->x + i * each, batches[i]->tokens, &m->embedding, batches[i]->T);
+    }
+    for (size_t l = 0; l < m->L && !pool_cancelled(p->ops.pool); l++) {
+        for (size_t i = 0; i < n && !pool_cancelled(p->ops.pool); i++) {
+            struct layer_run r = run_of(p, weights, batches[i], l, 0.0f, 0);
+            r.observer = observer;
+            layer_activate(&r, p->x + i * each);
+            observe(&r, TARGET_DOWN, p->work.act);
+        }
+        if (pool_cancelled(p->ops.pool)) break;
+        int code = maker->make(maker->user, l, &made, err);
+        if (code != ATTUNE_OK) return code;
+        for (size_t i = 0; i < n && l + 1 < m->L && !pool_cancelled(p->ops.pool); i++) {
+            struct layer_run r = run_of(p, weights, batches[i], l, 0.0f, 0);
+            r.layer = &made;
+            r.pairs = NULL;
+            layer_forward(&r, p->x + i * each, p->x + i * each);
+        }
+    }
     return cancelled(p, err);
 }
 

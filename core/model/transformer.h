@@ -72,6 +72,16 @@ struct layer_maker {
  * before the next one is made. maker NULL: the layers are those of weights. */
 int training_pass_losses(struct training_pass *pass, const struct weights *weights, const struct layer_maker *maker,
                          const struct packed_batch *const *batches, float *const *losses, size_t n, attune_error *err);
+/* Sees x(T, width), what a matrix is multiplied with: that of q for k and v, that of gate for up. */
+struct input_observer {
+    void (*see)(void *user, size_t layer, enum target target, const float *x, size_t T, size_t width);
+    void *user;
+};
+/* Layer by layer: all batches go through the one of weights, adapter included, and the observer sees their inputs;
+ * then maker makes the layer that gives them to the next one. n <= together. */
+int training_pass_observe(struct training_pass *pass, const struct weights *weights, const struct layer_maker *maker,
+                          const struct input_observer *observer, const struct packed_batch *const *batches, size_t n,
+                          attune_error *err);
 /* Logits (T, V) of all positions of one unpacked sequence, for comparisons. */
 int training_pass_logits(struct training_pass *pass, const struct weights *weights, const int32_t *tokens, size_t T,
                          float *logits, attune_error *err);

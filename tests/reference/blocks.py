@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Reference data for tests/test_blocks.c: writes tests/golden/blocks.bin.
 
-Needs numpy and the gguf package; where llama-cpp-python is installed, every section is also compared
-with the functions of its libggml-base. Run: python tests/reference/blocks.py tests/golden/blocks.bin
+Needs numpy, the gguf package and llama-cpp-python, with the functions of whose libggml-base every section is
+compared. Run: python tests/reference/blocks.py tests/golden/blocks.bin
 
 Layout, little-endian, sections until the end of the file:
-  0  operation u32: 0 blocks to floats, 1 floats to blocks
+  0  operation u32: 0 blocks to floats, 1 floats to blocks. What gguf cannot quantize to (Q5_K ...) comes from
+     libggml-base's reference functions
   4  block type u32, GGUF's number
   8  number of floats n u32
  12  number of block bytes m u32
@@ -38,6 +39,17 @@ def rows_of_floats():
     return np.concatenate(blocks).astype(np.float32)
 
 
+def rows_for_k():
+    """Blocks of 256: all of one kind of numbers, and parts that differ by orders of magnitude."""
+    more = np.random.default_rng(4)
+    blocks = [more.normal(0, s, 256) for s in (1, 0.02, 1e-4, 1e-20, 100)]
+    blocks += [more.uniform(0, 1, 256), more.uniform(-5, -4, 256), more.standard_t(2, 256)]
+    blocks += [np.zeros(256), np.full(256, 0.75), np.full(256, -3.0), np.arange(-128, 128) / 8]
+    blocks += [np.repeat(10.0 ** more.integers(-6, 3, 16), 16) * more.normal(0, 1, 256) for _ in range(8)]
+    blocks += [np.where(np.arange(256) < 32, 0, more.normal(0, 1, 256)), np.where(np.arange(256) == 77, 1e4, 1e-3)]
+    return np.concatenate(blocks).astype(np.float32)
+
+
 def scalar_edges():
     """For F16 and BF16: subnormals, ties to even, the edges of overflow."""
     exponents = 2.0 ** np.arange(-26, 17)
@@ -62,10 +74,7 @@ def random_blocks(kind, count):
 
 
 def compiled_library():
-    try:
-        import llama_cpp
-    except ImportError:
-        return None
+    import llama_cpp
     import pathlib
     return ctypes.CDLL(str(pathlib.Path(llama_cpp.__file__).parent / "lib" / "libggml-base.so"))
 
@@ -94,22 +103,28 @@ def main(path):
             elements, size = GGML_QUANT_SIZES[kind]
             blocks = random_blocks(kind, 1024 // elements if elements < 256 else 12)
             floats = quants.dequantize(blocks, kind) if kind != Type.F32 else blocks.view(np.float32)
-            if library and elements > 1:
+            if elements > 1:
                 other = compiled(library, "dequantize_row_" + kind.name.replace("_K", "$").lower().replace("$", "_K"),
                                  blocks, np.empty(floats.size, np.float32))
                 assert other.tobytes() == floats.astype(np.float32).tobytes(), kind
                 compared += 1
             section(0, kind, floats, blocks)
-        for kind in [Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q8_0]:
+        for kind in [Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0]:
             floats = rows_of_floats() if GGML_QUANT_SIZES[kind][0] > 1 else scalar_edges()
             with np.errstate(over="ignore"):
                 blocks = floats if kind == Type.F32 else quants.quantize(floats, kind)
             blocks = np.ascontiguousarray(blocks).view(np.uint8).reshape(-1)
-            if library and GGML_QUANT_SIZES[kind][0] > 1:
+            if GGML_QUANT_SIZES[kind][0] > 1:
                 other = compiled(library, f"quantize_row_{kind.name.lower()}_ref", floats, np.empty_like(blocks))
                 assert other.tobytes() == blocks.tobytes(), kind
                 compared += 1
             section(1, kind, floats, blocks)
+        for kind in [Type.Q4_K, Type.Q5_K, Type.Q6_K]:
+            floats = rows_for_k()
+            blocks = np.zeros(floats.size // 256 * GGML_QUANT_SIZES[kind][1], np.uint8)
+            section(1, kind, floats, compiled(library, f"quantize_row_{kind.name.lower().replace('_k', '_K')}_ref",
+                                              floats, blocks))
+            compared += 1
     print(f"{path} written; {compared} sections equal to libggml-base's")
 
 
