@@ -45,32 +45,30 @@ static int no_memory(void) { return cli_fail_text("out of memory"); }
 
 /* ---- the store ---- */
 
-/* The last answer as an interaction; *answer->id stays empty where that fails or nothing is recorded. */
+static const char *known(const char *text) { return *text ? text : NULL; }
+
+/* The last answer as an interaction; answer->id stays empty where nothing is recorded, or where that fails, which is
+ * told. */
 static void record(struct chat *c, struct answer *answer) {
     attune_error err = {0};
     attune_interaction interaction;
-    attune_provenance provenance;
-    size_t n;
+    attune_provenance from;
     ATTUNE_INIT(interaction);
-    ATTUNE_INIT(provenance);
+    ATTUNE_INIT(from);
     if (!c->store || !answer->text[0] || answer->loaded) return;
-    attune_message *messages = conversation_messages(&c->words, true, &n);
+    attune_message *messages = conversation_messages(&c->words, true, &interaction.n_messages);
     if (!messages) {
         no_memory();
         return;
     }
     interaction.messages = messages;
-    interaction.n_messages = n;
     interaction.response = answer->text;
     interaction.app = APP;
     interaction.session = c->words.name;
-    interaction.model = provenance.model;
-    interaction.adapter = provenance.adapter[0] ? provenance.adapter : NULL;
-    interaction.template_hash = provenance.template_hash[0] ? provenance.template_hash : NULL;
-    int code = attune_session_provenance(c->session, &provenance, &err);
-    if (!provenance.model[0]) interaction.model = NULL;
-    if (!provenance.adapter[0]) interaction.adapter = NULL;
-    if (!provenance.template_hash[0]) interaction.template_hash = NULL;
+    int code = attune_session_provenance(c->session, &from, &err);
+    interaction.model = known(from.model);
+    interaction.adapter = known(from.adapter);
+    interaction.template_hash = known(from.template_hash);
     if (code == ATTUNE_OK) code = attune_store_record(c->store, &interaction, &answer->id, &err);
     if (code != ATTUNE_OK) {
         answer->id.text[0] = '\0';

@@ -57,18 +57,26 @@ static int read_character(EditLine *edit, wchar_t *out) {
     }
 }
 
+static void insert(EditLine *edit, wchar_t c) {
+    wchar_t text[2] = {c == L'\r' ? L'\n' : c};
+    if (text[0] >= 0x20 || text[0] == L'\n' || text[0] == L'\t') el_winsertstr(edit, text);
+}
+
 /* What stands between ESC [200~ and ESC [201~ was pasted (xterm's bracketed paste): it goes into the line as text,
  * its ends of lines too, and controls nothing. */
 static unsigned char take_paste(EditLine *edit, int key) {
     static const wchar_t end[] = L"\033[201~";
-    wchar_t c, text[2] = {0};
+    wchar_t c;
     size_t matched = 0;
     (void)key;
     while (end[matched] && el_wgetc(edit, &c) == 1) {
-        matched = c == end[matched] ? matched + 1 : c == end[0];
-        if (matched > 0) continue;
-        text[0] = c == L'\r' ? L'\n' : c;
-        if (text[0] >= 0x20 || text[0] == L'\n' || text[0] == L'\t') el_winsertstr(edit, text);
+        if (c == end[matched]) {
+            matched++;
+            continue;
+        }
+        for (size_t i = 1; i < matched; i++) insert(edit, end[i]); /* it was not the end */
+        matched = c == end[0];
+        if (!matched) insert(edit, c);
     }
     return CC_REFRESH;
 }
