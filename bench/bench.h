@@ -14,7 +14,7 @@ struct bench {
     size_t tokens;
     double from; /* bench_now() of the call */
     size_t kept; /* train: layers whose activations are kept for the backward */
-    /* train: operations of all steps, products with the frozen base apart */
+    /* operations of all that was timed, products with the base apart */
     double base_operations, other_operations;
 };
 

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-/* ---- numbers: the whole string, no spaces, no signs ---- */
+/* ---- numbers: the whole string, no spaces; a minus sign where numbers below zero are allowed ---- */
 
 static bool parse_unsigned(const char *text, uint64_t *out) {
     if (!*text || text[strspn(text, "0123456789")]) return false;
@@ -41,9 +41,11 @@ static bool parse_decimal(const char *text, double *out, const char **end) {
     return isfinite(*out);
 }
 
-static bool parse_number(const char *text, double low, double high, double *out) {
+bool cli_parse_number(const char *text, double low, double high, double *out) {
     const char *end;
     double value;
+    bool negative = *text == '-' && low < 0;
+    if (negative) text++;
     if (!parse_decimal(text, &value, &end)) return false;
     if ((*end == 'e' || *end == 'E')) {
         const char *digits = end + 1 + (end[1] == '-' || end[1] == '+');
@@ -52,6 +54,7 @@ static bool parse_number(const char *text, double low, double high, double *out)
     } else if (*end) {
         return false;
     }
+    if (negative) value = -value;
     if (!isfinite(value) || value < low || value > high) return false;
     *out = value;
     return true;
@@ -213,7 +216,7 @@ static int take_number(const struct arguments *a, struct option *o, const char *
         break;
     case OPTION_NUMBER:
         snprintf(wanted, sizeof wanted, "a number from %g to %g", o->low, o->high);
-        ok = parse_number(text, o->low, o->high, o->to.number);
+        ok = cli_parse_number(text, o->low, o->high, o->to.number);
         break;
     case OPTION_DURATION:
         snprintf(wanted, sizeof wanted, "a time such as 90, 90s, 20m or 1.5h");

@@ -42,7 +42,7 @@ extern const struct command init_command, record_command, import_command, status
 
 /* ---- arguments ---- */
 
-enum { TEXTS_MAX = 32, POSITIONAL_MAX = 4, OPTIONS_MAX = 24 };
+enum { TEXTS_MAX = 32, POSITIONAL_MAX = 4, OPTIONS_MAX = 40 };
 
 /* Values of an option that may be given several times; borrowed from argv. */
 struct texts {
@@ -149,6 +149,8 @@ int cli_usage(const struct command *command, const char *format, ...) __attribut
 const char *cli_nearest(const char *word, const char *const *candidates, size_t n);
 /* Whole string, no sign, no spaces. */
 bool cli_parse_integer(const char *text, int64_t low, int64_t high, int64_t *out);
+/* Decimal, with or without an exponent; a minus sign where low is below zero. */
+bool cli_parse_number(const char *text, double low, double high, double *out);
 /* A number and one unit out of `units`, each with its factor; no unit: 1. Above 0, at most high. */
 bool cli_parse_scaled(const char *text, const char *units, const double *factors, double high, double *out);
 /* Later than 1970-01-01T00:00:00Z, before the year 10000; so that 0 always means "not given". */
@@ -197,6 +199,10 @@ size_t cli_utf8_valid(const char *text, size_t n);
  * its very end (a pipe's, not the text's) is left out. Errors are told; returns enum cli_exit or CLI_GO. */
 int cli_read_input(bool line, char **text, size_t *length);
 
+/* The text as the person leaves it in $VISUAL or $EDITOR, without the newline at its end; in a folder that nobody else
+ * may read and that is removed. *edited: malloc'ed, NULL when it is as it was. Errors are told; CLI_GO or an exit code. */
+int cli_edit_text(const char *text, char **edited);
+
 /* ---- output ---- */
 
 /* Standard output or error. A terminal gets no control characters but newline and tab: text may come from
@@ -239,28 +245,44 @@ struct words cli_loss(double before, double after); /* "2.345 → 2.101", "-" wh
 
 /* ---- an engine from options ---- */
 
+#define CLI_KV_CHOICES "f16|q8|f32"
+#define CLI_PRECISION_CHOICES "auto|f32"
+int cli_kv(const char *choice);        /* enum attune_kv_kind; NULL: the default */
+int cli_precision(const char *choice); /* enum attune_precision; NULL: ATTUNE_PRECISION_SETTINGS */
+
 struct engine_arguments {
-    const char *base, *adapter, *merge;
+    const char *base, *adapter, *merge, *precision;
     int threads;
 };
 void cli_engine_options(struct arguments *arguments, struct engine_arguments *engine);
-/* Errors are told. *out only on success. */
+/* Shows progress on a terminal where it takes long; Ctrl-C ends it. Errors are told. *out only on success. */
 int cli_engine_open(const struct cli *cli, const struct command *command, const struct engine_arguments *engine,
                     attune_engine **out);
+/* The same for another adapter of an open engine; both as in attune_engine_swap. */
+int cli_engine_swap(attune_engine *engine, const char *adapter, const char *merge);
 
 /* ---- an answer ---- */
 
 struct answer_arguments {
     attune_generate_options options;
-    struct texts stop;
+    struct texts stop, bias;
+    attune_logit_bias biases[TEXTS_MAX];
     int64_t context;
-    const char *system;
+    const char *system, *kv, *window;
+    bool shift;
 };
 void cli_answer_options(struct arguments *arguments, struct answer_arguments *answer);
-/* Generates on the session and prints: as it comes, or as a JSON object. *interrupt (nullable) != 0 stops.
- * Errors are told; returns enum cli_exit. */
-int cli_answer(const struct cli *cli, attune_engine *engine, attune_session *session, struct answer_arguments *answer,
-               const volatile sig_atomic_t *interrupt);
+/* After cli_parse, before the others. CLI_GO or an exit code; answer must stay where it is. */
+int cli_answer_take(const struct cli *cli, const struct arguments *arguments, struct answer_arguments *answer);
+/* Errors are told. *out only on success. */
+int cli_session_open(attune_engine *engine, const struct answer_arguments *answer, attune_session **out);
+/* Generates, and prints the text as it comes where that is for people. *interrupt (nullable) != 0 stops. Errors are
+ * told; returns enum cli_exit. */
+int cli_answer(const struct cli *cli, attune_session *session, const struct answer_arguments *answer,
+               const volatile sig_atomic_t *interrupt, attune_generate_result *result);
+/* What follows the text, or the JSON object; id (nullable): of the interaction that it was recorded as. */
+int cli_answer_end(const struct cli *cli, const attune_engine *engine, const attune_session *session,
+                   const attune_generate_result *result, const attune_uuid *id);
 
 /* ---- bench record, beside the other benches ---- */
 

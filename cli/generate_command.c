@@ -20,18 +20,21 @@ static int append(attune_session *session, const struct generate *g, attune_erro
     return attune_session_append(session, messages, n, err);
 }
 
-static int generate(const struct cli *cli, struct generate *g) {
+static int answer(const struct cli *cli, attune_engine *engine, attune_session *session, const struct generate *g) {
     attune_error err = {0};
-    attune_session_options options;
+    attune_generate_result result;
+    if (append(session, g, &err) != ATTUNE_OK) return cli_fail(&err);
+    int code = cli_answer(cli, session, &g->answer, NULL, &result);
+    return code == CLI_DONE ? cli_answer_end(cli, engine, session, &result, NULL) : code;
+}
+
+static int generate(const struct cli *cli, const struct generate *g) {
     attune_engine *engine = NULL;
     attune_session *session = NULL;
-    ATTUNE_INIT(options);
-    options.context = g->answer.context;
     int code = cli_engine_open(cli, &generate_command, &g->engine, &engine);
     if (code != CLI_GO) return code;
-    if (attune_session_open(engine, &options, &session, &err) != ATTUNE_OK) code = cli_fail(&err);
-    else if (append(session, g, &err) != ATTUNE_OK) code = cli_fail(&err);
-    else code = cli_answer(cli, engine, session, &g->answer, NULL);
+    code = cli_session_open(engine, &g->answer, &session);
+    if (code == CLI_GO) code = answer(cli, engine, session, g);
     attune_session_close(session);
     attune_engine_close(engine);
     return code;
@@ -44,6 +47,7 @@ static int run(struct cli *cli, int argc, char **argv) {
     cli_answer_options(&a, &g.answer);
     cli_option(&a, option_flag("raw", "the prompt as it stands: no chat template, special tokens recognised", &g.raw));
     int code = cli_parse(cli, &a, argc, argv);
+    if (code == CLI_GO) code = cli_answer_take(cli, &a, &g.answer);
     if (code != CLI_GO) return code;
     if (g.raw && g.answer.system) return cli_usage(a.command, "--raw has no template that a --system could go into");
     char *input = NULL;

@@ -694,9 +694,9 @@ typedef struct attune_bench_options {
     const char *rows;      /* JSON Lines to learn from, each once an epoch in the file's order; NULL: random tokens */
     int64_t epochs;        /* over rows; default 1 */
     uint64_t memory_bytes; /* ceiling of the peak resident memory; 0: as a new home has it, or the least that does */
-    int precision;         /* enum attune_precision; SETTINGS is AUTO here */
+    int precision;         /* enum attune_precision; SETTINGS is AUTO here; of decode and prefill too */
     const char *out;       /* the adapter that was learned from rows, a new file; NULL: not kept */
-    /* decode: */
+    /* decode, prefill: */
     int64_t depth;         /* tokens in the cache before the first that is timed */
     int kv;                /* enum attune_kv_kind */
 } attune_bench_options;
@@ -714,11 +714,14 @@ typedef struct attune_bench_result {
     double rows_per_s, supervised_tokens_per_s;
     double loss;              /* of the last step, nats a token */
     double seconds_train;     /* of the steps alone; gflops are of these */
-    double limit_share;       /* of seconds_train, that the machine at its limits would need; 0: not known */
+    /* The part of the time (train: of seconds_train) that the machine at its limits would need: of decode by the bytes
+     * that a token reads, of train and prefill by arithmetic; 0: not known. */
+    double limit_share;
     double base_share;        /* of all operations, those with the frozen base, in `arithmetic`; others are f32 */
     double limit_base_gflops; /* of that arithmetic */
     char arithmetic[16];      /* "f32", "int8", "bf16" */
     double seconds_limits;    /* that measuring the limits took, after everything else */
+    int64_t bytes;            /* decode: that a token must read; merge: of merged weights */
 } attune_bench_result;
 /* kind: "train", "decode", "prefill", "merge". */
 ATTUNE_API int attune_bench(const char *base, const char *kind, const attune_bench_options *options,
