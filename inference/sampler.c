@@ -4,6 +4,9 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
+
+enum { PENALTY_WINDOW = 64 };
 
 struct candidate {
     float logit; /* later its weight in the draw */
@@ -16,6 +19,9 @@ struct sampler {
     size_t top_k;                              /* 0: off */
     uint64_t seed, draws;
     struct candidate *candidates; /* (V), NULL when greedy */
+    float *own; /* (V) logits as the model gave them; NULL without alternatives */
+    attune_alternative alternatives[21];
+    size_t n_alternatives; /* asked for, and itself; 0: none */
 };
 
 /* Candidates still in the running: n of them from `first`. */
@@ -40,10 +46,14 @@ static int check(const attune_generate_options *o, attune_error *err) {
         return error_set(err, ATTUNE_ERROR_ARGUMENT, where,
                          "repetition_penalty must be 0 or 1 (off) or another positive number, not %g",
                          o->repetition_penalty);
+    if (o->alternatives < 0 || o->alternatives > 20)
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, where, "alternatives must be 0 to 20, not %d", o->alternatives);
     return ATTUNE_OK;
 }
 
-int sampler_create(const attune_generate_options *options, size_t vocabulary, struct sampler **out, attune_error *err) {
+int sampler_create(const attune_generate_options *options, size_t vocabulary, size_t context, struct sampler **out,
+                   attune_error *err) {
+    (void)context;
     int code = check(options, err);
     if (code != ATTUNE_OK) return code;
     if (vocabulary == 0 || vocabulary > INT32_MAX)
@@ -58,12 +68,20 @@ int sampler_create(const attune_generate_options *options, size_t vocabulary, st
         .penalty = options->repetition_penalty > 0 ? options->repetition_penalty : 1,
         .top_k = (size_t)options->top_k < vocabulary ? (size_t)options->top_k : 0,
         .seed = options->seed,
+        .n_alternatives = options->alternatives ? (size_t)options->alternatives + 1 : 0,
     };
     if (s->temperature > 0) {
         s->candidates = calloc(vocabulary, sizeof *s->candidates);
         if (!s->candidates) {
             free(s);
             return error_set_memory(err, "the sampler's candidates", vocabulary * sizeof(struct candidate));
+        }
+    }
+    if (s->n_alternatives) {
+        s->own = calloc(vocabulary, sizeof *s->own);
+        if (!s->own) {
+            sampler_destroy(s);
+            return error_set_memory(err, "the sampler's alternatives", vocabulary * sizeof *s->own);
         }
     }
     *out = s;
@@ -73,6 +91,7 @@ int sampler_create(const attune_generate_options *options, size_t vocabulary, st
 void sampler_destroy(struct sampler *sampler) {
     if (!sampler) return;
     free(sampler->candidates);
+    free(sampler->own);
     free(sampler);
 }
 
@@ -175,7 +194,28 @@ static int32_t draw(struct span all, double temperature, double u) {
     return id;
 }
 
-int32_t sampler_next(struct sampler *s, float *logits, const int32_t *recent, size_t n_recent) {
+static void keep_alternatives(struct sampler *s, const float *logits, int32_t id) {
+    double max = -INFINITY, sum = 0;
+    for (size_t i = 0; i < s->V; i++) max = logits[i] > max ? logits[i] : max;
+    for (size_t i = 0; i < s->V; i++) sum += exp(logits[i] - max);
+    s->alternatives[0] = (attune_alternative){id, (float)(logits[id] - max - log(sum))};
+    for (size_t j = 1; j < s->n_alternatives; j++) {
+        size_t best = s->V;
+        for (size_t i = 0; i < s->V; i++) {
+            int taken = 0;
+            for (size_t k = 1; k < j; k++) taken |= s->alternatives[k].id == (int32_t)i;
+            if (!taken && (best == s->V || logits[i] > logits[best])) best = i;
+        }
+        s->alternatives[j] = (attune_alternative){(int32_t)best, (float)(logits[best] - max - log(sum))};
+    }
+}
+
+const attune_alternative *sampler_alternatives(const struct sampler *s, size_t *n) {
+    *n = s->n_alternatives;
+    return s->alternatives;
+}
+
+static int32_t choose(struct sampler *s, float *logits, const int32_t *recent, size_t n_recent) {
     if (s->penalty != 1) penalize(s, logits, recent, n_recent);
     if (!s->candidates) return greedy(logits, s->V);
     struct span all = {s->candidates, 0};
@@ -187,4 +227,12 @@ int32_t sampler_next(struct sampler *s, float *logits, const int32_t *recent, si
     if (s->min_p > 0) all = keep_min_p(all, s->min_p);
     double u = (double)(random_u64(s->seed, s->draws++) >> 11) * 0x1p-53;
     return draw(all, s->temperature, u);
+}
+
+int32_t sampler_next(struct sampler *s, float *logits, const int32_t *line, size_t n_line) {
+    size_t n = n_line < PENALTY_WINDOW ? n_line : PENALTY_WINDOW;
+    if (s->own) memcpy(s->own, logits, s->V * sizeof *logits);
+    int32_t id = choose(s, logits, line + n_line - n, n);
+    if (s->own && id >= 0) keep_alternatives(s, s->own, id);
+    return id;
 }

@@ -17,7 +17,7 @@ static attune_generate_options defaults(void) {
 static struct sampler *sampler(const attune_generate_options *options, size_t vocabulary) {
     struct sampler *s = NULL;
     attune_error err = {0};
-    assert_int_equal(sampler_create(options, vocabulary, &s, &err), ATTUNE_OK);
+    assert_int_equal(sampler_create(options, vocabulary, 256, &s, &err), ATTUNE_OK);
     return s;
 }
 
@@ -268,7 +268,7 @@ static void extreme_temperatures_stay_sane(void **state) {
 static void refuses(attune_generate_options o, const char *name) {
     struct sampler *s = NULL;
     attune_error err = {0};
-    assert_int_equal(sampler_create(&o, V, &s, &err), ATTUNE_ERROR_ARGUMENT);
+    assert_int_equal(sampler_create(&o, V, 256, &s, &err), ATTUNE_ERROR_ARGUMENT);
     assert_null(s);
     assert_non_null(strstr(err.message, name));
 }

@@ -514,6 +514,10 @@ int kv_cache_create(const struct model *model, size_t context, enum block_type k
                     attune_error *err) {
     struct kv_cache cache = {.kind = kind, .context = context, .row_bytes = block_row_bytes(kind, model->D)};
     int code;
+    if (kind == BLOCK_F16) {
+        cache.kind = kind = BLOCK_F32;
+        cache.row_bytes = block_row_bytes(kind, model->D);
+    }
     if (kind != BLOCK_F32)
         return error_set(err, ATTUNE_ERROR_UNSUPPORTED, NULL, "a cache of keys and values cannot be %s",
                          block_type_name(kind));
@@ -527,6 +531,11 @@ int kv_cache_create(const struct model *model, size_t context, enum block_type k
     }
     *out = cache;
     return ATTUNE_OK;
+}
+
+void kv_cache_shift(struct kv_cache *cache, const struct model *model, struct pool *pool, size_t keep, size_t drop) {
+    (void)model, (void)pool, (void)drop;
+    cache->used = keep;
 }
 
 void kv_cache_free(struct kv_cache *cache) {
@@ -550,10 +559,10 @@ static void take_decoding(struct decoding_pass *p, size_t R) {
     const struct model *m = p->model;
     p->ops.scratch_floats = ops_scratch_floats(p->ops.product, p->context, m->D);
     p->ops.scratch = ARENA_TAKE(&p->arena, float, (size_t)pool_threads(p->ops.pool) * p->ops.scratch_floats);
-    p->ops.packed = ARENA_TAKE(&p->arena, unsigned char, packed_bytes(m, &p->ops, DECODING_CHUNK, 1, R));
+    p->ops.packed = ARENA_TAKE(&p->arena, unsigned char, packed_bytes(m, &p->ops, DECODING_CHUNK, DECODING_LOGITS, R));
     p->table = ARENA_TAKE(&p->arena, float, p->context * m->rope.dims);
     p->x = ARENA_TAKE(&p->arena, float, DECODING_CHUNK * m->C);
-    p->normed = ARENA_TAKE(&p->arena, float, m->C);
+    p->normed = ARENA_TAKE(&p->arena, float, DECODING_LOGITS * m->C);
     p->positions = ARENA_TAKE(&p->arena, int32_t, DECODING_CHUNK);
     take_activations(&p->arena, &p->a, m, DECODING_CHUNK, R);
     p->work.h = ARENA_TAKE(&p->arena, float, DECODING_CHUNK * m->C);
@@ -606,7 +615,7 @@ int decoding_pass_run(struct decoding_pass *p, const struct weights *weights, st
                       const int32_t *tokens, size_t n, float *logits, size_t n_logits, attune_error *err) {
     const struct model *m = p->model;
     size_t before = cache->used, last = 0;
-    assert(n_logits <= n && n_logits <= 1);
+    assert(n_logits <= n && n_logits <= DECODING_LOGITS);
     if (n > cache->context - before || n > p->context - before)
         return error_set(
             err, ATTUNE_ERROR_CONTEXT_FULL, NULL,
@@ -617,8 +626,9 @@ int decoding_pass_run(struct decoding_pass *p, const struct weights *weights, st
         decode_chunk(p, weights, cache, tokens + at, last);
     }
     if (n_logits > 0) {
-        rms_norm_forward(&p->ops, p->normed, p->x + (last - 1) * m->C, m->output_norm, m->eps, 1, m->C);
-        linear_forward(&p->ops, logits, p->normed, &m->head, NULL, 1);
+        rms_norm_forward(&p->ops, p->normed, p->x + (last - n_logits) * m->C, m->output_norm, m->eps, n_logits,
+                         m->C);
+        linear_forward(&p->ops, logits, p->normed, &m->head, NULL, n_logits);
     }
     if (pool_cancelled(p->ops.pool)) {
         cache->used = before;
