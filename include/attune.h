@@ -642,10 +642,15 @@ typedef struct attune_generate_result {
     int64_t dropped_tokens;    /* when the context was full, with ATTUNE_CONTEXT_SHIFT */
 } attune_generate_result;
 
-/* Answers what was appended. The answer joins the conversation. on_token, result may be NULL. */
+/* Answers what was appended. The answer joins the conversation. on_token, result may be NULL. ATTUNE_ERROR_CANCELLED:
+ * attune_session_cancel came before the first token; the call may be made again, and what was run is not run again. */
 ATTUNE_API int attune_session_generate(attune_session *session, const attune_generate_options *options,
                                        attune_token_callback on_token, void *user, attune_generate_result *result,
                                        attune_error *err);
+/* Stops the call on this session that runs the model now: during the prompt with ATTUNE_ERROR_CANCELLED, during the
+ * answer as the callback does, with ATTUNE_STOP_CALLBACK; within the time of one layer. Other sessions go on; where
+ * nothing runs, nothing is stopped. Any thread and signal handlers, while the session is open. */
+ATTUNE_API void attune_session_cancel(attune_session *session);
 /* Text of the last answer; valid until the next call on the session. */
 ATTUNE_API const char *attune_session_text(const attune_session *session);
 /* Token ids of the last answer, without the token that ended it; valid until the next call. */
