@@ -43,10 +43,9 @@ static int is_turn_of(const attune_session *s, const int32_t *ids, size_t n, siz
 static size_t kept(const attune_session *s, const int32_t *ids, size_t n) {
     const struct tokenizer *tokenizer = s->engine->model->tokenizer;
     size_t keep = n > 0 && tokenizer_adds_bos(tokenizer) && ids[0] == tokenizer_bos(tokenizer);
-    if (keep < n && is_turn_of(s, ids, n, keep, "system\n"))
-        do keep++;
-        while (keep < n && !begins_turn(s, ids[keep]));
-    return keep;
+    if (keep == n || !is_turn_of(s, ids, n, keep, "system\n")) return keep;
+    while (keep < n && ids[keep] != chat_template_end(s->engine->model->chat)) keep++;
+    return keep + s->turn_end < n ? keep + s->turn_end : n;
 }
 
 /* Where the last turn begins; n: there is none. */

@@ -52,6 +52,9 @@ static int take_memory(attune_session *s, size_t context, enum block_type kind, 
     s->logits = calloc(model->V, sizeof *s->logits);
     if (!s->logits) return error_set_memory(err, "a session's logits", model->V * sizeof *s->logits);
     int code = token_list_reserve(&s->line, context + LINE_SPARE, err);
+    if (code == ATTUNE_OK && model->chat) code = chat_template_close_turn(model->chat, &s->line, err);
+    s->turn_end = s->line.n;
+    s->line.n = 0;
     if (code == ATTUNE_OK) code = kv_cache_create(model, context, kind, &s->cache, err);
     s->rank = variant_rank(s->variant);
     if (code == ATTUNE_OK)

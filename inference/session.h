@@ -46,6 +46,7 @@ struct attune_session {
     struct answer answer;
     struct stream stream;    /* the answer's text */
     size_t longest_piece;    /* bytes */
+    size_t turn_end;         /* tokens that close a turn */
     int busy;                /* a generation runs: its callback must not come back in */
     atomic_int cancel;
     char base_sha256[HASH_HEX_SIZE]; /* "" until it was needed */

@@ -145,10 +145,24 @@ static int damaged(const struct gguf *g, const char *what, attune_error *err) {
     return error_set(err, ATTUNE_ERROR_FORMAT, g->file.path, "the saved session is damaged: %s", what);
 }
 
+static int check_keys(const struct gguf *g, attune_error *err) {
+    static const char *const keys[] = {"general.type",         "attune.session.version", "attune.session.base.sha256",
+                                       "attune.session.adapter.sha256",                  "attune.session.merge",
+                                       "attune.session.kind",  "attune.session.layers",  "attune.session.heads",
+                                       "attune.session.size",  "attune.session.appended", "attune.session.used",
+                                       "attune.session.tokens", "attune.session.digest"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (!gguf_find(g, keys[i]))
+            return error_set(err, ATTUNE_ERROR_FORMAT, g->file.path,
+                             "not a saved session, or a damaged one: it has no key %s", keys[i]);
+    return ATTUNE_OK;
+}
+
 static int read_type(const struct gguf *g, attune_error *err) {
     char type[32];
     uint64_t version = 0;
-    int code = gguf_get_text(g, "general.type", type, sizeof type, err);
+    int code = check_keys(g, err);
+    if (code == ATTUNE_OK) code = gguf_get_text(g, "general.type", type, sizeof type, err);
     if (code == ATTUNE_OK && strcmp(type, "session") != 0)
         code = error_set(err, ATTUNE_ERROR_FORMAT, g->file.path, "not a saved session: its general.type is \"%s\"",
                          type);
