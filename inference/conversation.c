@@ -149,8 +149,7 @@ static int check_messages(const attune_session *s, const attune_message *message
     }
     if (n > 0 && !messages) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "%zu messages are given as NULL", n);
     int code = ATTUNE_OK;
-    for (size_t i = 0; i < n && code == ATTUNE_OK; i++)
-        code = check_message(s, &messages[i], i, first && i == 0, err);
+    for (size_t i = 0; i < n && code == ATTUNE_OK; i++) code = check_message(s, &messages[i], i, first && i == 0, err);
     return code;
 }
 

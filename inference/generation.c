@@ -25,7 +25,7 @@ struct generation {
     attune_session *s;
     struct sampler *sampler;
     size_t max_tokens, lookup;
-    size_t row; /* of the logits, that the next token is sampled from */
+    size_t row;                /* of the logits, that the next token is sampled from */
     int32_t draft[LOOKUP_MAX]; /* row r + 1 holds when the token sampled from row r is draft[r] */
     double start_s, first_s;
     attune_generate_result *result;
@@ -212,8 +212,7 @@ static int run_prompt(struct generation *g, attune_error *err) {
 static int join_answer(attune_session *s, attune_error *err) {
     int code = ATTUNE_OK;
     if (s->cache.used > s->line.n) s->cache.used = s->line.n;
-    if (s->appended == APPENDED_MESSAGES)
-        code = chat_template_close_turn(s->engine->model->chat, &s->line, err);
+    if (s->appended == APPENDED_MESSAGES) code = chat_template_close_turn(s->engine->model->chat, &s->line, err);
     s->appended = APPENDED_NOTHING;
     s->scored = 0;
     return code;
@@ -232,7 +231,9 @@ static void tell(struct generation *g) {
 
 static int generate(attune_session *s, const attune_generate_options *o, attune_token_callback on_token, void *user,
                     attune_generate_result *result, attune_error *err) {
-    struct generation g = {.s = s, .lookup = (size_t)o->lookup, .result = result,
+    struct generation g = {.s = s,
+                           .lookup = (size_t)o->lookup,
+                           .result = result,
                            .max_tokens = o->max_tokens ? (size_t)o->max_tokens : MAX_TOKENS_DEFAULT};
     if (s->when_full == ATTUNE_CONTEXT_STOP && g.max_tokens > s->cache.context) g.max_tokens = s->cache.context + 1;
     int code = sampler_create(o, s->engine->model->V, s->cache.context, &g.sampler, err);

@@ -12,6 +12,7 @@
  * Read whole and verified before anything is changed. What was saved goes on as it would have, bit for bit. */
 #include "inference/session.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -122,6 +123,7 @@ int attune_session_save(attune_session *s, const char *path, attune_error *err) 
     if (code != ATTUNE_OK) return code;
     if (!path) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "saving a session wants a path");
     describe(s, &f);
+    assert(f.row_bytes == block_row_bytes(s->cache.kind, f.D));
     f.used = s->cache.used;
     f.appended = (uint64_t)s->appended;
     f.tokens = (const unsigned char *)s->line.ids;
@@ -146,11 +148,19 @@ static int damaged(const struct gguf *g, const char *what, attune_error *err) {
 }
 
 static int check_keys(const struct gguf *g, attune_error *err) {
-    static const char *const keys[] = {"general.type",         "attune.session.version", "attune.session.base.sha256",
-                                       "attune.session.adapter.sha256",                  "attune.session.merge",
-                                       "attune.session.kind",  "attune.session.layers",  "attune.session.heads",
-                                       "attune.session.size",  "attune.session.appended", "attune.session.used",
-                                       "attune.session.tokens", "attune.session.digest"};
+    static const char *const keys[] = {"general.type",
+                                       "attune.session.version",
+                                       "attune.session.base.sha256",
+                                       "attune.session.adapter.sha256",
+                                       "attune.session.merge",
+                                       "attune.session.kind",
+                                       "attune.session.layers",
+                                       "attune.session.heads",
+                                       "attune.session.size",
+                                       "attune.session.appended",
+                                       "attune.session.used",
+                                       "attune.session.tokens",
+                                       "attune.session.digest"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (!gguf_find(g, keys[i]))
             return error_set(err, ATTUNE_ERROR_FORMAT, g->file.path,
@@ -164,8 +174,8 @@ static int read_type(const struct gguf *g, attune_error *err) {
     int code = check_keys(g, err);
     if (code == ATTUNE_OK) code = gguf_get_text(g, "general.type", type, sizeof type, err);
     if (code == ATTUNE_OK && strcmp(type, "session") != 0)
-        code = error_set(err, ATTUNE_ERROR_FORMAT, g->file.path, "not a saved session: its general.type is \"%s\"",
-                         type);
+        code =
+            error_set(err, ATTUNE_ERROR_FORMAT, g->file.path, "not a saved session: its general.type is \"%s\"", type);
     if (code == ATTUNE_OK) code = gguf_get_u64(g, "attune.session.version", &version, err);
     if (code == ATTUNE_OK && version != VERSION)
         code = error_set(err, ATTUNE_ERROR_UNSUPPORTED, g->file.path,
@@ -190,8 +200,8 @@ static int read_keys(const struct gguf *g, struct saved *f, attune_error *err) {
         return damaged(g, "it has no tokens", err);
     f->tokens = tokens->value;
     f->n = (size_t)tokens->count;
-    if (f->L == 0 || f->L > LAYERS_MAX || f->KV == 0 || f->KV > HEADS_MAX || f->D == 0 ||
-        f->appended > APPENDED_TEXT || f->used > f->n || (f->n == 0 && f->appended != APPENDED_NOTHING))
+    if (f->L == 0 || f->L > LAYERS_MAX || f->KV == 0 || f->KV > HEADS_MAX || f->D == 0 || f->appended > APPENDED_TEXT ||
+        f->used > f->n || (f->n == 0 && f->appended != APPENDED_NOTHING))
         return damaged(g, "its numbers do not go together", err);
     return ATTUNE_OK;
 }

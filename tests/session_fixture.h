@@ -55,8 +55,8 @@ static inline attune_generate_options greedy(int64_t max_tokens) {
     return o;
 }
 
-static inline attune_generate_result generate(attune_session *s, attune_generate_options o, attune_token_callback on_token,
-                                       void *user) {
+static inline attune_generate_result generate(attune_session *s, attune_generate_options o,
+                                              attune_token_callback on_token, void *user) {
     attune_generate_result r;
     attune_error err = {0};
     ATTUNE_INIT(r);
@@ -93,8 +93,8 @@ static inline void line_add_text(struct line *line, const attune_engine *engine,
     line_add(line, ids, n);
 }
 
-static inline void line_add_messages(struct line *line, const attune_engine *engine, const attune_message *messages, size_t n,
-                              int open_answer) {
+static inline void line_add_messages(struct line *line, const attune_engine *engine, const attune_message *messages,
+                                     size_t n, int open_answer) {
     struct token_list list = {0};
     attune_error err = {0};
     fine(chat_template_render(engine->model->chat, messages, n, line->n == 0, 0, open_answer, &list, &err), &err);
@@ -116,7 +116,9 @@ static inline void one_shot(const attune_engine *engine, const int32_t *ids, siz
     struct decoding_pass *pass;
     attune_error err = {0};
     fine(kv_cache_create(engine->model, n, BLOCK_F32, &cache, &err), &err);
-    fine(decoding_pass_create(engine->model, engine->pool, n, variant_rank(engine->variant), PRECISION_F32, &pass, &err), &err);
+    fine(
+        decoding_pass_create(engine->model, engine->pool, n, variant_rank(engine->variant), PRECISION_F32, &pass, &err),
+        &err);
     fine(decoding_pass_run(pass, &engine->variant->weights, &cache, ids, n, logits, 1, &err), &err);
     decoding_pass_destroy(pass);
     kv_cache_free(&cache);
@@ -174,7 +176,8 @@ static inline attune_engine *open_tiny(const char *adapter, const char *merge) {
 }
 
 /* A random adapter for the tiny model as a file; sha256 of the file. b: size of B's entries. */
-static inline void write_adapter(const attune_engine *engine, const char *path, const char *base_sha256, float b, char sha256[65]) {
+static inline void write_adapter(const attune_engine *engine, const char *path, const char *base_sha256, float b,
+                                 char sha256[65]) {
     attune_error err = {0};
     struct lora_config config = {.rank = 4, .alpha = 8, .targets = LORA_ALL_TARGETS};
     struct lora *lora;

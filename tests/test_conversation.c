@@ -5,8 +5,8 @@ static attune_engine *tiny;
 
 /* ---- set ---- */
 
-static const attune_message talk[] = {{"system", "Be short."}, {"user", "Name a colour."}, {"assistant", "Blue."},
-                                      {"user", "Another one."}, {"assistant", "Green"}, {"user", "And the sea?"}};
+static const attune_message talk[] = {{"system", "Be short."},  {"user", "Name a colour."}, {"assistant", "Blue."},
+                                      {"user", "Another one."}, {"assistant", "Green"},     {"user", "And the sea?"}};
 
 static void set(attune_session *s, const attune_message *messages, size_t n) {
     attune_error err = {0};
@@ -211,8 +211,7 @@ static size_t expect_cut(const attune_session *s, const struct line *whole, size
     size_t header = user.n;
     while (user.ids[header - 1] != chat_template_start(tiny->model->chat)) header--;
     assert_memory_equal(s->line.ids, whole->ids, system * sizeof *whole->ids);
-    assert_memory_equal(s->line.ids + system, whole->ids + system + dropped,
-                        (s->line.n - system) * sizeof *whole->ids);
+    assert_memory_equal(s->line.ids + system, whole->ids + system + dropped, (s->line.n - system) * sizeof *whole->ids);
     assert_memory_equal(s->line.ids + system, user.ids + header - 1, 2 * sizeof *user.ids);
     return dropped;
 }
@@ -416,16 +415,11 @@ static int close_engine(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_common_start_is_not_run_again),
-        cmocka_unit_test(set_and_append_go_together),
-        cmocka_unit_test(what_cannot_be_set_is_refused),
-        cmocka_unit_test(reset_takes_what_is_served_now),
-        cmocka_unit_test(appends_drop_the_oldest_turns),
-        cmocka_unit_test(what_cannot_fit_is_refused_all_the_same),
-        cmocka_unit_test(answers_go_on_past_the_context),
-        cmocka_unit_test(a_long_conversation_is_cut_when_set),
-        cmocka_unit_test(a_cancel_ends_a_long_prompt),
-        cmocka_unit_test(a_cancel_ends_an_answer),
+        cmocka_unit_test(a_common_start_is_not_run_again), cmocka_unit_test(set_and_append_go_together),
+        cmocka_unit_test(what_cannot_be_set_is_refused),   cmocka_unit_test(reset_takes_what_is_served_now),
+        cmocka_unit_test(appends_drop_the_oldest_turns),   cmocka_unit_test(what_cannot_fit_is_refused_all_the_same),
+        cmocka_unit_test(answers_go_on_past_the_context),  cmocka_unit_test(a_long_conversation_is_cut_when_set),
+        cmocka_unit_test(a_cancel_ends_a_long_prompt),     cmocka_unit_test(a_cancel_ends_an_answer),
     };
     return cmocka_run_group_tests(tests, open_engine, close_engine);
 }

@@ -921,6 +921,28 @@ static void real_stop_string(void **state) {
     attune_session_close(s);
 }
 
+/* An answer that repeats its prompt: many drafts are right, and none changes it. */
+static void real_drafts_do_not_change_the_answer(void **state) {
+    (void)state;
+    if (!real) skip();
+    static struct line without, with;
+    int64_t accepted = 0;
+    for (int lookup = 0; lookup <= 8; lookup += 4) {
+        attune_session *s = open_session(real, 0);
+        attune_generate_options o = greedy(48);
+        o.lookup = lookup;
+        say(s, "user", "Repeat this sentence: The quick brown fox jumps over the lazy dog near the river bank.");
+        accepted += generate(s, o, NULL, NULL).accepted;
+        with.n = 0;
+        line_add_answer(&with, s);
+        if (lookup == 0) without = with;
+        assert_int_equal(with.n, without.n);
+        assert_memory_equal(with.ids, without.ids, with.n * sizeof *with.ids);
+        attune_session_close(s);
+    }
+    assert_true(accepted > 10);
+}
+
 static void real_sessions_share_an_engine(void **state) {
     (void)state;
     if (!real) skip();
@@ -985,6 +1007,7 @@ int main(void) {
         cmocka_unit_test(real_cached_equals_prefill),
         cmocka_unit_test(real_two_turns_equal_one_rendering),
         cmocka_unit_test(real_stop_string),
+        cmocka_unit_test(real_drafts_do_not_change_the_answer),
         cmocka_unit_test(real_sessions_share_an_engine),
     };
     return cmocka_run_group_tests(tests, open_engines, close_engines);

@@ -269,12 +269,9 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_is_restored_goes_on_the_same),
-        cmocka_unit_test(files_are_private_and_replaced),
-        cmocka_unit_test(what_belongs_elsewhere_is_refused),
-        cmocka_unit_test(a_smaller_context_is_refused),
-        cmocka_unit_test(every_truncation_is_found),
-        cmocka_unit_test(flipped_bits_are_found),
+        cmocka_unit_test(what_is_restored_goes_on_the_same), cmocka_unit_test(files_are_private_and_replaced),
+        cmocka_unit_test(what_belongs_elsewhere_is_refused), cmocka_unit_test(a_smaller_context_is_refused),
+        cmocka_unit_test(every_truncation_is_found),         cmocka_unit_test(flipped_bits_are_found),
         cmocka_unit_test(what_cannot_be_is_refused),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
