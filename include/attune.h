@@ -581,7 +581,9 @@ ATTUNE_API void attune_session_close(attune_session *session);
 ATTUNE_API int attune_session_append(attune_session *session, const attune_message *messages, size_t n,
                                      attune_error *err);
 /* The conversation is these messages and no others. Tokens that it has in common with what the session holds are not
- * run again: the way to edit, to undo, or to answer call after call from whole conversations. */
+ * run again: the way to edit, to undo, or to answer call after call from whole conversations. The last may be an answer,
+ * which then waits for an append; n 0: an empty conversation. A system message comes first or not at all, here and in
+ * attune_session_append. */
 ATTUNE_API int attune_session_set(attune_session *session, const attune_message *messages, size_t n,
                                   attune_error *err);
 /* An empty conversation, over what the engine serves now. */
@@ -620,8 +622,9 @@ typedef struct attune_generate_options {
     const attune_logit_bias *logit_bias; /* added before everything else; -INFINITY forbids a token */
     size_t n_logit_bias;
     int alternatives;         /* 0 to 20: so many best tokens for each place, see attune_session_alternatives */
-    int lookup;               /* tokens drafted at once from what was said before, 0: off, up to 8: the same answer, with
-                                 greedy sampling */
+    int lookup;               /* tokens drafted at once from what was said before, 0: off, up to 8. Any sampling: each is
+                                 chosen anew from the model's logits, and the answer is the same to rounding; pays where
+                                 answers repeat what was said */
 } attune_generate_options;
 
 enum attune_stop_reason {
@@ -642,10 +645,15 @@ typedef struct attune_generate_result {
     int64_t dropped_tokens;    /* when the context was full, with ATTUNE_CONTEXT_SHIFT */
 } attune_generate_result;
 
-/* Answers what was appended. The answer joins the conversation. on_token, result may be NULL. */
+/* Answers what was appended. The answer joins the conversation. on_token, result may be NULL. ATTUNE_ERROR_CANCELLED:
+ * attune_session_cancel came before the first token; the call may be made again, and what was run is not run again. */
 ATTUNE_API int attune_session_generate(attune_session *session, const attune_generate_options *options,
                                        attune_token_callback on_token, void *user, attune_generate_result *result,
                                        attune_error *err);
+/* Stops the call on this session that runs the model now: during the prompt with ATTUNE_ERROR_CANCELLED, during the
+ * answer as the callback does, with ATTUNE_STOP_CALLBACK; within the time of one layer. Other sessions go on; where
+ * nothing runs, nothing is stopped. Any thread and signal handlers, while the session is open. */
+ATTUNE_API void attune_session_cancel(attune_session *session);
 /* Text of the last answer; valid until the next call on the session. */
 ATTUNE_API const char *attune_session_text(const attune_session *session);
 /* Token ids of the last answer, without the token that ended it; valid until the next call. */

@@ -251,6 +251,34 @@ static void test_cancel_from_a_signal(void **state) {
     assert_int_equal(sigaction(SIGUSR1, &before, NULL), 0);
 }
 
+/* A watched flag is this thread's alone, whatever the pool, and skips no task. */
+static void *look(void *pool) { return (void *)(uintptr_t)pool_cancelled(pool); }
+static void test_watch(void **state) {
+    (void)state;
+    struct pool *pools[2] = {make(1), make(3)};
+    atomic_int flag = 0;
+    pool_watch(&flag);
+    for (int i = 0; i < 2; i++) {
+        pthread_t other;
+        void *seen;
+        size_t sums[5] = {0};
+        atomic_store(&flag, 0);
+        assert_false(pool_cancelled(pools[i]));
+        atomic_store(&flag, 1);
+        assert_true(pool_cancelled(pools[i]));
+        assert_int_equal(pthread_create(&other, NULL, look, pools[i]), 0);
+        pthread_join(other, &seen);
+        assert_null(seen);
+        pool_run(pools[i], 5, add_one, sums);
+        for (size_t j = 0; j < 5; j++) assert_int_equal(sums[j], 1);
+    }
+    pool_watch(NULL);
+    for (int i = 0; i < 2; i++) {
+        assert_false(pool_cancelled(pools[i]));
+        pool_destroy(pools[i]);
+    }
+}
+
 /* The pool's own threads take none of the host's signals. */
 static void note_mask(void *argument, size_t i, int worker) {
     sigset_t mask;
@@ -280,6 +308,7 @@ int main(void) {
         cmocka_unit_test(test_two_callers),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_cancel_from_a_signal),
+        cmocka_unit_test(test_watch),
         cmocka_unit_test(test_signals_stay_with_the_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

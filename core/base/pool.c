@@ -278,7 +278,10 @@ void pool_run(struct pool *pool, size_t count, void (*task)(void *argument, size
 }
 
 void pool_cancel(struct pool *pool) { atomic_store(&pool->cancelled, 1); }
+static _Thread_local const atomic_int *watched;
+void pool_watch(const atomic_int *cancelled) { watched = cancelled; }
 int pool_cancelled(const struct pool *pool) {
+    if (watched && atomic_load_explicit(watched, memory_order_relaxed)) return 1;
     return atomic_load_explicit(&((struct pool *)(uintptr_t)pool)->cancelled, memory_order_relaxed);
 }
 void pool_cancel_clear(struct pool *pool) { atomic_store(&pool->cancelled, 0); }

@@ -7,6 +7,8 @@
 
 #include "core/base/error.h"
 
+#include <stdatomic.h>
+
 struct pool;
 
 /* CPUs that this process may run on (affinity mask), at least 1. */
@@ -24,5 +26,8 @@ void pool_run(struct pool *pool, size_t count, void (*task)(void *argument, size
 void pool_cancel(struct pool *pool);
 int pool_cancelled(const struct pool *pool);
 void pool_cancel_clear(struct pool *pool);
+/* Cancels what the calling thread alone runs, on any pool, once *cancelled is not 0: pool_cancelled says so in this
+ * thread, and others go on. Tasks are not skipped. NULL: no more. */
+void pool_watch(const atomic_int *cancelled);
 
 #endif

@@ -255,6 +255,7 @@ const char *chat_template_name(const struct chat_template *chat) {
     return "chatml";
 }
 const char *chat_template_hash(const struct chat_template *chat) { return chat->hash; }
+int32_t chat_template_start(const struct chat_template *chat) { return chat->start; }
 int32_t chat_template_end(const struct chat_template *chat) { return chat->end; }
 
 /* ---- a list of tokens ---- */
@@ -265,7 +266,7 @@ void token_list_free(struct token_list *list) {
     *list = (struct token_list){0};
 }
 
-static int reserve(struct token_list *list, size_t more, attune_error *err) {
+int token_list_reserve(struct token_list *list, size_t more, attune_error *err) {
     size_t need, bytes;
     if (!checked_add(list->n, more, &need)) return error_set_memory(err, "tokens", SIZE_MAX);
     if (need <= list->capacity) return ATTUNE_OK;
@@ -284,7 +285,7 @@ static int reserve(struct token_list *list, size_t more, attune_error *err) {
 }
 
 int token_list_add(struct token_list *list, int32_t id, int supervised, attune_error *err) {
-    int code = reserve(list, 1, err);
+    int code = token_list_reserve(list, 1, err);
     if (code != ATTUNE_OK) return code;
     list->ids[list->n] = id;
     list->mask[list->n++] = supervised != 0;
@@ -298,7 +299,7 @@ int token_list_add(struct token_list *list, int32_t id, int supervised, attune_e
 static int add_text(const struct chat_template *chat, const char *text, size_t size, size_t supervised_from,
                     struct token_list *out, attune_error *err) {
     size_t n, at = 0;
-    int code = reserve(out, size, err); /* a token is a byte at least */
+    int code = token_list_reserve(out, size, err); /* a token is a byte at least */
     if (code == ATTUNE_OK)
         code = tokenizer_encode(chat->tokenizer, text, size, 0, out->ids + out->n, size, &n, err);
     if (code != ATTUNE_OK) return code;

@@ -24,6 +24,8 @@ struct token_list {
     size_t n, capacity;
 };
 void token_list_free(struct token_list *list);
+/* Room for `more` tokens, so that adding them does not allocate. */
+int token_list_reserve(struct token_list *list, size_t more, attune_error *err);
 int token_list_add(struct token_list *list, int32_t id, int supervised, attune_error *err);
 
 /* Appends the conversation; content is plain text: special tokens written in it stay characters.
@@ -35,7 +37,8 @@ int chat_template_render(const struct chat_template *chat, const attune_message 
                          int supervise_last, int open_answer, struct token_list *out, attune_error *err);
 /* The tokens that close an assistant's turn which was generated (without its end-of-turn token). */
 int chat_template_close_turn(const struct chat_template *chat, struct token_list *out, attune_error *err);
-/* The end-of-turn token. */
+/* The tokens that begin a message, before its role, and that end it. */
+int32_t chat_template_start(const struct chat_template *chat);
 int32_t chat_template_end(const struct chat_template *chat);
 
 #endif
