@@ -2,6 +2,7 @@
 #include "core/base/options.h"
 #include "datastore/store.h"
 #include "inference/engine.h"
+#include "job/drift.h"
 #include "job/home.h"
 #include "trainer/packer.h"
 
@@ -61,6 +62,10 @@ int attune_engine_open(const char *home, const attune_engine_options *options, a
         return error_set(err, ATTUNE_ERROR_MISMATCH, settings.base,
                          "another base model than this home was made for; put the old file back, or make a new home");
     if (o.merge && (code = merge_mode_parse(o.merge, &settings.merge, err)) != ATTUNE_OK) return code;
+    if (settings.merge == MERGE_AUTO)
+        code = serve_choose_merge(path, choice.number, o.drift_limit > 0 ? o.drift_limit : settings.drift_limit,
+                                  &settings.merge, err);
+    if (code != ATTUNE_OK) return code;
     code = engine_create(settings.base, sha256, choice.number ? choice.path : NULL, choice.number, settings.merge,
                          &o, &engine, err);
     if (code == ATTUNE_ERROR_IO && choice.number > 0)
@@ -112,7 +117,7 @@ static int evaluate(struct evaluation *e, attune_eval_result *result, attune_err
     size_t n = e->set.n, rank = engine->variant->lora ? engine->variant->lora->config.rank : 1;
     size_t *rows = malloc(n * sizeof *rows);
     double *nll = malloc(n * sizeof *nll), sum = 0;
-    struct evaluator_shape shape = {e->longest > 512 ? e->longest : 512, rank, 1};
+    struct evaluator_shape shape = {e->longest > 512 ? e->longest : 512, rank, 1, 0};
     int code = rows && nll ? evaluator_create(engine->model, engine->pool, &shape, 0, &evaluator, err)
                            : error_set_memory(err, "an evaluation", n * sizeof *nll);
     for (size_t i = 0; i < n && code == ATTUNE_OK; i++) rows[i] = i;
