@@ -37,7 +37,7 @@ static int loss_now(struct state *s, double *loss, attune_error *err) {
     struct weights weights = {s->model, s->model->layers, s->trainer->lora->pairs};
     double sum = 0, tokens = 0, nll[4096];
     size_t rows[4096], n = s->test.set.n < 4096 ? s->test.set.n : 4096;
-    struct evaluator_shape shape = {512, s->trainer->config.lora.rank, 1};
+    struct evaluator_shape shape = {512, s->trainer->config.lora.rank, 1, 0};
     int code = evaluator_create(s->model, s->pool, &shape, 0, &evaluator, err);
     if (code != ATTUNE_OK) return code;
     for (size_t i = 0; i < n; i++) rows[i] = i;

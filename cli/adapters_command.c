@@ -72,6 +72,66 @@ static void print_list(const struct list *list) {
     }
 }
 
+/* ---- what merging costs ---- */
+
+enum { DRIFTS_MAX = 8 }; /* more than there are modes */
+
+struct drifts {
+    attune_merge_drift items[DRIFTS_MAX];
+    size_t n;
+};
+
+static int on_drift(const attune_merge_drift *drift, void *user) {
+    struct drifts *drifts = user;
+    drifts->items[drifts->n++] = *drift;
+    return drifts->n == DRIFTS_MAX;
+}
+
+/* Share of what training gained that merging loses; NaN: it is not known what was gained. */
+static double lost(const attune_merge_drift *d, const attune_adapter_info *info) {
+    double gain = info->loss_before - info->loss_after;
+    return gain > 0 ? (d->loss - d->loss_none) / gain : NAN;
+}
+
+/* Place in the order of speed: what reads as many bytes decodes as fast. */
+static int speed_rank(const struct drifts *drifts, size_t i) {
+    int rank = 1;
+    for (size_t k = 1; k <= i; k++) rank += drifts->items[k].bytes != drifts->items[k - 1].bytes;
+    return rank;
+}
+
+static json_t *drifts_json(const struct drifts *drifts, const attune_adapter_info *info) {
+    json_t *array = json_array();
+    for (size_t i = 0; i < drifts->n; i++) {
+        const attune_merge_drift *d = &drifts->items[i];
+        json_array_append_new(
+            array, json_pack("{s:o, s:i, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:o}", "merge",
+                             cli_json_text(d->merge), "speed", speed_rank(drifts, i), "kl", cli_json_number(d->kl),
+                             "agreement", cli_json_number(d->agreement), "loss", cli_json_number(d->loss), "loss_none",
+                             cli_json_number(d->loss_none), "lost", cli_json_number(lost(d, info)), "tokens",
+                             (json_int_t)d->tokens, "rows", (json_int_t)d->rows, "bytes", (json_int_t)d->bytes,
+                             "measured_ms", cli_json_time(d->measured_ms)));
+    }
+    return array;
+}
+
+static void print_drifts(const struct drifts *drifts, const attune_adapter_info *info) {
+    if (drifts->n == 0) return;
+    cli_print("\nWhat merging costs, over %s tokens of %s rows that judged it:\n",
+              cli_count(drifts->items[0].tokens).text, cli_count(drifts->items[0].rows).text);
+    cli_print("  %-10s  %5s  %8s  %9s  %9s  %8s  %8s\n", "merge", "speed", "size", "KL (nats)", "agreement", "loss",
+              "gain lost");
+    for (size_t i = 0; i < drifts->n; i++) {
+        const attune_merge_drift *d = &drifts->items[i];
+        struct words share = {"-"};
+        double part = lost(d, info);
+        if (isfinite(part)) snprintf(share.text, sizeof share.text, "%.1f %%", 100 * part);
+        cli_print("  %-10s  %5d  %8s  %9.5f  %7.2f %%  %8.4f  %8s\n", d->merge, speed_rank(drifts, i),
+                  cli_bytes((double)d->bytes).text, d->kl, 100 * d->agreement, d->loss, share.text);
+    }
+    cli_print("  %-10s  %5s  %8s  %9s  %9s  %8.4f  %8s\n", "none", "-", "-", "-", "-", drifts->items[0].loss_none, "-");
+}
+
 /* ---- the verbs: text[0] is the verb, the others its arguments ---- */
 
 struct adapters {
@@ -109,11 +169,18 @@ static int show(const struct adapters *a) {
     int number = 0;
     attune_error err = {0};
     attune_adapter_info info;
+    struct drifts drifts = {.n = 0};
     ATTUNE_INIT(info);
     int code = take_number(a, false, &number);
     if (code != CLI_GO) return code;
-    if (attune_adapter_get(a->cli->home, number, &info, &err) != ATTUNE_OK) return cli_fail(&err);
-    if (a->cli->json) return cli_json(info_json(&info));
+    if (attune_adapter_get(a->cli->home, number, &info, &err) != ATTUNE_OK ||
+        attune_adapter_drift(a->cli->home, number, on_drift, &drifts, &err) != ATTUNE_OK)
+        return cli_fail(&err);
+    if (a->cli->json) {
+        json_t *object = info_json(&info);
+        json_object_set_new(object, "drift", drifts_json(&drifts, &info));
+        return cli_json(object);
+    }
     cli_field("number", "%d", info.number);
     cli_field("state", "%s", info.state);
     cli_field("origin", "%s", info.origin);
@@ -125,6 +192,7 @@ static int show(const struct adapters *a) {
     cli_field("size", "%s", cli_bytes((double)info.bytes).text);
     cli_field("sha256", "%s", info.sha256);
     if (info.run[0]) cli_field("run", "%s", info.run);
+    print_drifts(&drifts, &info);
     return CLI_DONE;
 }
 

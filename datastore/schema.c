@@ -209,9 +209,27 @@ static const char step_2[] =
     "  chain TEXT NOT NULL"
     ") STRICT;";
 
+/* What merging an adapter costs. Figures of a revoked adapter came from what was forgotten, too. */
+static const char step_3[] =
+    "CREATE TABLE adapter_drift ("
+    "  adapter INTEGER NOT NULL REFERENCES adapter (number) ON DELETE CASCADE,"
+    "  mode TEXT NOT NULL,"
+    "  kl REAL NOT NULL,"
+    "  agreement REAL NOT NULL,"
+    "  loss REAL NOT NULL,"
+    "  loss_none REAL NOT NULL,"
+    "  tokens INTEGER NOT NULL,"
+    "  rows INTEGER NOT NULL,"
+    "  bytes INTEGER NOT NULL,"
+    "  measured_ms INTEGER NOT NULL,"
+    "  PRIMARY KEY (adapter, mode)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE TRIGGER adapter_drift_revoked AFTER UPDATE OF state ON adapter WHEN new.state = 'revoked'"
+    " BEGIN DELETE FROM adapter_drift WHERE adapter = new.number; END;";
+
 _Static_assert(STORE_APPLICATION_ID == 1635022190, "the number in step 1");
 
-const char *const store_schema_steps[] = {step_1, step_2};
+const char *const store_schema_steps[] = {step_1, step_2, step_3};
 
 int store_schema_newest(void) { return (int)(sizeof store_schema_steps / sizeof store_schema_steps[0]); }
 

@@ -115,6 +115,26 @@ int store_adapters(attune_store *store, attune_adapter_callback callback, void *
 int store_adapter_activate(attune_store *store, int number, attune_error *err);
 int store_adapter_state_set(attune_store *store, int number, const char *state, attune_error *err);
 
+/* How far a merge mode is from the adapter beside the base (none). Gone with a revoked adapter. */
+struct store_drift {
+    int adapter;
+    char mode[16];
+    double kl, agreement;   /* mean KL divergence, nats a token; share of tokens where both find the same most likely */
+    double loss, loss_none; /* nats a token, in this mode and in none */
+    int64_t tokens, rows;   /* that it was measured on */
+    int64_t bytes;          /* of the merged matrices */
+    int64_t measured_ms;
+};
+/* One transaction; what was there of these modes is replaced. ATTUNE_ERROR_NOT_FOUND: no such adapter,
+ * ATTUNE_ERROR_STATE: it is revoked, ATTUNE_ERROR_ARGUMENT: a figure that is not finite. */
+int store_drift_put(attune_store *store, const struct store_drift *drifts, size_t n, attune_error *err);
+/* ATTUNE_ERROR_NOT_FOUND: not measured. */
+int store_drift_get(attune_store *store, int adapter, const char *mode, struct store_drift *out, attune_error *err);
+/* The smallest first, of one size that with the least KL: the order in which modes are to be preferred. The callback
+ * may read from the store but not write to it; its stopping (non-zero) is ATTUNE_OK. */
+typedef int (*store_drift_callback)(const struct store_drift *drift, void *user);
+int store_drift_each(attune_store *store, int adapter, store_drift_callback callback, void *user, attune_error *err);
+
 /* Publishing, as one transaction that no forgetting can come between: refuses with ATTUNE_ERROR_STATE when the run is
  * not 'unfinished' any more (rows that it learned from were forgotten, or their consent withdrawn); else calls
  * `swap` (which writes CURRENT), makes the adapter active and the run published, and marks its examples as used. run

@@ -411,7 +411,7 @@ enum attune_precision { ATTUNE_PRECISION_SETTINGS = 0, ATTUNE_PRECISION_AUTO = 1
 
 typedef struct attune_progress {
     size_t size;
-    const char *phase; /* "load", "plan", "before", "fold 1/3", "train", "after", "gate", "publish" */
+    const char *phase; /* "load", "plan", "before", "fold 1/3", "train", "after", "gate", "drift" */
     int64_t done, total; /* steps of this run, all phases */
     int64_t step, steps; /* optimizer steps of the final training */
     double loss;         /* of the last step, nats per supervised token */
@@ -489,6 +489,23 @@ typedef int (*attune_adapter_callback)(const attune_adapter_info *info, void *us
 ATTUNE_API int attune_adapter_list(const char *home, attune_adapter_callback callback, void *user,
                                    attune_error *err);
 ATTUNE_API int attune_adapter_get(const char *home, int number, attune_adapter_info *out, attune_error *err);
+
+/* What merging an adapter costs: how far answers in a merge mode are from the adapter run beside the base ("none"),
+ * over supervised tokens of rows that judged it. The job measures it once it has published. */
+typedef struct attune_merge_drift {
+    size_t size;
+    char merge[16];         /* "same", "q8", ... */
+    double kl;              /* mean KL divergence, nats a token */
+    double agreement;       /* share of tokens where both find the same most likely, 0 to 1 */
+    double loss, loss_none; /* nats a token, in this mode and in "none" */
+    int64_t tokens, rows;   /* that it was measured on */
+    int64_t bytes;          /* of the merged weights */
+    int64_t measured_ms;
+} attune_merge_drift;
+typedef int (*attune_drift_callback)(const attune_merge_drift *drift, void *user); /* non-zero stops */
+/* Each mode that was measured, that which decodes fastest first; none: not measured, or revoked. */
+ATTUNE_API int attune_adapter_drift(const char *home, int number, attune_drift_callback callback, void *user,
+                                    attune_error *err);
 /* Make adapter `number` (0: the base) the active one. */
 ATTUNE_API int attune_adapter_use(const char *home, int number, attune_error *err);
 /* To the active adapter's parent; *now: its number, 0 for the base. */

@@ -21,6 +21,7 @@ enum { HOME_PATH_MAX = 1024 };
 struct settings {
     char base[HOME_PATH_MAX], base_sha256[65];
     enum merge_mode merge;
+    double drift_limit;      /* of MERGE_AUTO: largest mean KL divergence from none, nats a token */
     struct train_config train;
     double epochs;           /* passes over the rows, up to 100; 0: as plan_make finds right */
     int shuffle;             /* 1: by a hash keyed with the seed; 0: as recorded */
@@ -36,6 +37,11 @@ int settings_write(const char *home, const struct settings *settings, attune_err
 void settings_default(struct settings *settings);
 /* Another path of the base; everything else in attune.conf stays as people wrote it. */
 int settings_base_change(const char *home, const char *base, attune_error *err);
+/* The mode that the gate judges in: the one that will be served. What auto chooses, and what is calibrated, is known
+ * after publishing alone: they are judged in none. */
+static inline enum merge_mode settings_judged(const struct settings *settings) {
+    return settings->merge == MERGE_AUTO || settings->merge == MERGE_CALIBRATED ? MERGE_NONE : settings->merge;
+}
 /* What a run's outcome depends on, as one line of JSON; and back, over what *settings has for keys that came later. */
 void settings_configuration(const struct settings *settings, char *out, size_t size);
 int settings_from_configuration(const char *text, struct settings *settings, attune_error *err);

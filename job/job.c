@@ -15,6 +15,9 @@ static const unsigned long long MIB = 1 << 20;
 static const double CHECKPOINT_SECONDS = 0.5, GUARD = 1.15;
 /* Of the store: in slices, so that a cancel need not wait; up to this share of a time budget. */
 static const double MAINTAIN_SECONDS = 0.5, MAINTAIN_SHARE = 0.25;
+/* Of a time budget, at most: for the drift of an adapter that an earlier call published; kept free by a plan for that
+ * of its own. */
+static const double LOOK_BACK_SHARE = 0.25, DRIFT_SHARE = 0.1;
 
 /* ---- adapters that a plan starts from or has to beat ---- */
 
@@ -35,16 +38,21 @@ static uint64_t ceiling_of(const attune_job_options *options, const struct setti
     return options->memory_bytes ? options->memory_bytes : settings->memory;
 }
 
-/* Before anything of the run's size is taken. */
-static int plan_memory(attune_job *job, const struct settings *settings, int parent, attune_error *err) {
+static int share_memory(attune_job *job, const struct settings *settings, int parent, attune_error *err) {
     struct memory_needs needs = {.model = job->model, .settings = settings,
                                  .opponent = job->opponent ? &job->opponent->config : NULL,
                                  .parent_apart = parent && parent != job->active,
                                  .threads = pool_threads(job->pool)};
-    uint64_t ceiling = ceiling_of(&job->options, &job->settings);
     int code = memory_count_rows(job->store, &needs.rows, err);
+    if (code == ATTUNE_OK) memory_plan_make(&needs, ceiling_of(&job->options, &job->settings), &job->memory);
+    return code;
+}
+
+/* Before anything of the run's size is taken. */
+static int plan_memory(attune_job *job, const struct settings *settings, int parent, attune_error *err) {
+    uint64_t ceiling = ceiling_of(&job->options, &job->settings);
+    int code = share_memory(job, settings, parent, err);
     if (code != ATTUNE_OK) return code;
-    memory_plan_make(&needs, ceiling, &job->memory);
     job->report.planned_rss_bytes = job->memory.peak;
     job->report.layers = (int64_t)job->model->L;
     job->report.layers_kept = (int64_t)job->memory.kept;
@@ -132,6 +140,7 @@ int attune_job_open(const char *home, const attune_job_options *options, attune_
 
 void attune_job_close(attune_job *job) {
     if (!job) return;
+    drift_destroy(job->drift);
     phases_free(job);
     lora_destroy(job->opponent);
     model_close(job->model);
@@ -283,12 +292,15 @@ static int make_plan(attune_job *job, attune_error *err) {
     code = create_trainer(job, &settings, parent, err);
     if (code == ATTUNE_OK && job->options.time_s > 0) code = measure(job, err);
     if (code != ATTUNE_OK) return code;
-    double train_rate = pace_per_second(&job->train_pace), merges = settings.merge == MERGE_NONE ? 0 : FOLDS_MAX;
+    double train_rate = pace_per_second(&job->train_pace), merges = settings_judged(&settings) == MERGE_NONE ? 0 : FOLDS_MAX;
     struct budget budget = {.training = work_of_training(job->model), .judging = work_of_judging(job->model),
                             .train_rate = train_rate / GUARD,
                             .evaluate_rate = pace_per_second(&job->judge_pace) / GUARD,
                             .overhead = job->ending + merges * job->merging + CHECKPOINT_SECONDS,
                             .max_examples = job->options.max_examples};
+    if (budget.evaluate_rate > 0)
+        budget.overhead += fmin(drift_work_expected(&budget.judging) / budget.evaluate_rate,
+                                DRIFT_SHARE * job->options.time_s);
     if (job->options.time_s > 0 && train_rate > 0)
         budget.seconds = fmax(job->options.time_s - (job_now() - job->opened), 0.1);
     code = plan_make(&source, &settings, parent, job->parent_sha256, job->active, &budget, &job->plan, reason, err);
@@ -362,6 +374,17 @@ static int begin(attune_job *job, attune_error *err) {
 
 /* ---- stepping ---- */
 
+static void count_units(const attune_job *job, attune_progress *progress) {
+    progress->done = (int64_t)(job->units_done + (job->drift ? drift_units_done(job->drift) : 0));
+    progress->total = (int64_t)(phases_units(job) + (job->drift ? drift_units(job->drift) : 0));
+}
+
+static double seconds_left(const attune_job *job) {
+    if (!job->drift) return phases_seconds_left(job);
+    struct work judging = work_of_judging(job->model);
+    return phases_judging_seconds(job, drift_work_left(job->drift, &judging));
+}
+
 /* Of the steps of this call; before the first, as the run's row has it. */
 static double tokens_per_second(const attune_job *job) {
     return job->train_seconds > 0 ? (double)job->tokens / job->train_seconds : fmax(job->plan.row.tokens_per_s, 0);
@@ -373,14 +396,13 @@ static void tell(attune_job *job) {
     attune_progress progress;
     ATTUNE_INIT(progress);
     phases_name(job, phase);
-    progress.phase = phase;
-    progress.done = (int64_t)job->units_done;
-    progress.total = (int64_t)phases_units(job);
+    progress.phase = job->drift ? "drift" : phase;
+    count_units(job, &progress);
     progress.steps = job->plan.row.steps;
     if (job->phase < job->n_phases && job->phases[job->phase].kind == PHASE_TRAIN) progress.step = (int64_t)job->unit;
     progress.loss = job->loss;
     progress.tokens_per_s = tokens_per_second(job);
-    progress.seconds_left = phases_seconds_left(job);
+    progress.seconds_left = seconds_left(job);
     job->options.on_progress(&progress, job->options.user);
 }
 
@@ -419,6 +441,84 @@ static int pause_job(attune_job *job, const char *why, attune_error *err) {
     return ATTUNE_PAUSED;
 }
 
+/* ---- the drift of merging, once there is an adapter ---- */
+
+/* job->plan is that of the run that made it. What memory does not allow is not measured. */
+static int begin_drift(attune_job *job, const struct lora *lora, int number, attune_error *err) {
+    struct drift_source source = {.store = job->store, .model = job->model, .pool = job->pool, .home = job->home,
+                                  .settings = &job->settings, .lora = lora, .adapter = number, .plan = &job->plan,
+                                  .bytes = job->memory.drift_bytes};
+    source.shape = memory_drift_shape(&job->plan.settings.train, job->opponent ? &job->opponent->config : NULL);
+    return source.bytes > 0 ? drift_create(&source, &job->drift, err) : ATTUNE_OK;
+}
+
+/* The last run published the active adapter, and what merging that costs was not measured: its plan is read again.
+ * Not beside an unfinished run, which comes first. */
+static int look_back(attune_job *job, attune_error *err) {
+    struct store_run run;
+    struct row_source source = row_source_of(job);
+    int known = 0;
+    job->looked_back = 1;
+    int code = read_active(job, err);
+    if (code != ATTUNE_OK || !job->opponent || store_run_last(job->store, "unfinished", &run, NULL) == ATTUNE_OK)
+        return code;
+    if (store_run_last(job->store, "published", &run, NULL) != ATTUNE_OK || run.adapter != job->active ||
+        strcmp(run.base_sha256, job->model->sha256) != 0)
+        return ATTUNE_OK;
+    code = drift_known(job->store, job->active, &known, err);
+    if (code != ATTUNE_OK || known) return code;
+    code = plan_load(&source, &run, &job->plan, err);
+    if (code == ATTUNE_ERROR_NOT_FOUND || code == ATTUNE_ERROR_FORMAT) return ATTUNE_OK;
+    if (code != ATTUNE_OK) return code;
+    job->training = work_of_training(job->model);
+    assume_pace(job);
+    code = share_memory(job, &job->plan.settings, run.parent, err);
+    if (code == ATTUNE_OK) code = begin_drift(job, job->opponent, job->active, err);
+    if (!job->drift) plan_free(&job->plan);
+    return code;
+}
+
+/* The next rows may be measured: nobody minds, and they end in time. */
+static int may_measure(attune_job *job) {
+    attune_adapter_info info;
+    struct work judging = work_of_judging(job->model);
+    double share = job->report.finished ? 1 : LOOK_BACK_SHARE;
+    double seconds = phases_judging_seconds(job, drift_unit_work(job->drift, &judging)) + job->merging;
+    int number = job->report.finished ? job->report.adapter : job->active;
+    ATTUNE_INIT(info);
+    if (atomic_load(&job->cancelled) || power_reason(job)) return 0;
+    if (store_adapter_get(job->store, number, &info, NULL) != ATTUNE_OK || strcmp(info.state, "revoked") == 0) return 0;
+    return !(job->options.time_s > 0) || seconds * GUARD <= share * job->options.time_s - (job_now() - job->opened);
+}
+
+/* Optional: what goes wrong here fails no run, and is said in its reason. */
+static int end_drift(attune_job *job, int code, attune_error *why) {
+    char *reason = job->plan.row.reason;
+    size_t size = sizeof job->plan.row.reason, n = strlen(reason);
+    if (code >= 0 || code == ATTUNE_ERROR_CANCELLED) code = drift_keep(job->drift, why);
+    if (code < 0 && code != ATTUNE_ERROR_STATE)
+        snprintf(reason + n, size - n, "; what merging costs could not be measured: %s", why->message);
+    drift_destroy(job->drift);
+    job->drift = NULL;
+    if (job->report.finished) return ATTUNE_DONE;
+    plan_free(&job->plan);
+    return atomic_load(&job->cancelled) ? waiting(job, "stopped on request before the run began") : ATTUNE_CONTINUE;
+}
+
+static int measure_drift(attune_job *job) {
+    attune_error why = {0};
+    int code = may_measure(job) ? drift_unit(job->drift, &why) : ATTUNE_DONE;
+    if (code >= 0) tell(job);
+    return code == ATTUNE_CONTINUE ? code : end_drift(job, code, &why);
+}
+
+/* A run has published: what merging costs is measured now, or by a later call. */
+static int after_publishing(attune_job *job) {
+    attune_error why;
+    if (begin_drift(job, job->trainer->lora, job->report.adapter, &why) != ATTUNE_OK) return ATTUNE_DONE;
+    return job->drift ? ATTUNE_CONTINUE : ATTUNE_DONE;
+}
+
 /* One unit, or the reason why there is none. */
 static int work(attune_job *job, attune_error *err) {
     const char *why = stop_reason(job);
@@ -427,6 +527,7 @@ static int work(attune_job *job, attune_error *err) {
     if (code == ATTUNE_ERROR_CANCELLED) return pause_job(job, "stopped on request", err);
     if (code < 0) return code;
     tell(job);
+    if (code == ATTUNE_DONE && job->report.published) return after_publishing(job);
     if (code == ATTUNE_CONTINUE && job_now() - job->checkpointed >= job->settings.checkpoint_seconds) {
         int written = phases_checkpoint(job, err);
         if (written != ATTUNE_OK) return written;
@@ -454,7 +555,8 @@ static int lost(attune_job *job, attune_error *err) {
 static int start(attune_job *job, attune_error *err) {
     const char *forbidden = power_reason(job);
     *job->report.reason = 0;
-    int code = forbidden ? waiting(job, forbidden) : begin(job, err);
+    int code = forbidden ? waiting(job, forbidden) : job->looked_back ? ATTUNE_OK : look_back(job, err);
+    if (code == ATTUNE_OK && !job->drift) code = begin(job, err);
     if (code == ATTUNE_ERROR_CANCELLED) return waiting(job, "stopped on request before the run began");
     if (code != ATTUNE_OK) return code;
     snprintf(job->report.state, sizeof job->report.state, "unfinished");
@@ -464,6 +566,7 @@ static int start(attune_job *job, attune_error *err) {
 
 int attune_job_step(attune_job *job, attune_error *err) {
     int alive = 0;
+    if (job->drift) return measure_drift(job);
     if (job->report.finished) return ATTUNE_DONE;
     if (!job->planned) return start(job, err);
     int code = store_run_alive(job->store, job->plan.row.number, &alive, err);

@@ -1,5 +1,5 @@
-/* The peak is that of one of two moments, training and judging: neither's activations live beside the other's. What is
- * left under the ceiling goes to activations, where it saves time. */
+/* The peak is that of one of three moments, training, judging, and measuring the drift of merging: none's activations
+ * live beside another's. What is left under the ceiling goes to activations, where it saves time. */
 #include "job/memory.h"
 
 /* ---- what is there in any case ---- */
@@ -34,7 +34,7 @@ static uint64_t always_bytes(const struct memory_needs *needs) {
            cache_bytes(needs) + examples_bytes(needs) + adapters + trainer_state_bytes(model, &needs->settings->train);
 }
 
-/* ---- the two moments ---- */
+/* ---- the moments ---- */
 
 struct evaluator_shape memory_evaluator_shape(const struct train_config *config, enum merge_mode merge,
                                               const struct lora_config *opponent) {
@@ -50,7 +50,13 @@ struct evaluator_shape memory_evaluator_shape(const struct train_config *config,
 static uint64_t merging_bytes(const struct memory_needs *needs) {
     const struct settings *s = needs->settings;
     uint32_t targets = s->train.lora.targets | (needs->opponent ? needs->opponent->targets : 0);
-    return layer_merge_bytes(needs->model, needs->threads, targets, s->merge);
+    return layer_merge_bytes(needs->model, needs->threads, targets, settings_judged(s));
+}
+
+struct evaluator_shape memory_drift_shape(const struct train_config *config, const struct lora_config *opponent) {
+    struct evaluator_shape shape = memory_evaluator_shape(config, MERGE_F16, opponent);
+    shape.drift = 1;
+    return shape;
 }
 
 static uint64_t train_bytes(const struct memory_needs *needs, size_t bytes, size_t *kept) {
@@ -61,11 +67,35 @@ static uint64_t train_bytes(const struct memory_needs *needs, size_t bytes, size
 
 static uint64_t judge_bytes(const struct memory_needs *needs, size_t bytes) {
     const struct settings *s = needs->settings;
-    struct evaluator_shape shape = memory_evaluator_shape(&s->train, s->merge, needs->opponent);
+    struct evaluator_shape shape = memory_evaluator_shape(&s->train, settings_judged(s), needs->opponent);
     return evaluator_bytes(needs->model, needs->threads, &shape, bytes);
 }
 
 static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+/* Of a layer merged in the mode that takes the most: each is measured. */
+static uint64_t drift_merging_bytes(const struct memory_needs *needs) {
+    const struct settings *s = needs->settings;
+    uint32_t targets = s->train.lora.targets | (needs->opponent ? needs->opponent->targets : 0);
+    uint64_t f16 = layer_merge_bytes(needs->model, needs->threads, targets, MERGE_F16);
+    return larger(f16, layer_merge_bytes(needs->model, needs->threads, targets, MERGE_SAME));
+}
+
+static uint64_t drift_bytes(const struct memory_needs *needs, size_t bytes) {
+    struct evaluator_shape shape = memory_drift_shape(&needs->settings->train, needs->opponent);
+    return evaluator_bytes(needs->model, needs->threads, &shape, bytes);
+}
+
+/* It is optional: it takes what the other moments take, more where that is too little and allowed, or nothing. */
+static void plan_drift(const struct memory_needs *needs, uint64_t always, uint64_t left, struct memory_plan *out) {
+    uint64_t merging = drift_merging_bytes(needs), least = drift_bytes(needs, 0);
+    uint64_t room = out->peak - always > merging ? out->peak - always - merging : 0;
+    out->drift_bytes = 0;
+    if (out->peak - always < least + merging && left < least + merging) return;
+    out->drift_bytes = larger(room, least);
+    out->peak = larger(out->peak, always + drift_bytes(needs, out->drift_bytes) + merging);
+}
+
 static uint64_t left_of(uint64_t ceiling, uint64_t taken) { return ceiling > taken ? ceiling - taken : 0; }
 
 void memory_plan_make(const struct memory_needs *needs, uint64_t ceiling, struct memory_plan *out) {
@@ -76,6 +106,7 @@ void memory_plan_make(const struct memory_needs *needs, uint64_t ceiling, struct
     out->judge_bytes = left_of(left, merging);
     out->peak = always + larger(train_bytes(needs, out->train_bytes, &out->kept),
                                 judge_bytes(needs, out->judge_bytes) + merging);
+    plan_drift(needs, always, left, out);
 }
 
 int memory_count_rows(attune_store *store, uint64_t *rows, attune_error *err) {

@@ -10,6 +10,8 @@
 enum { JUDGED_TOGETHER = 4 };
 struct evaluator_shape memory_evaluator_shape(const struct train_config *config, enum merge_mode merge,
                                               const struct lora_config *opponent);
+/* That measures the drift of merging. */
+struct evaluator_shape memory_drift_shape(const struct train_config *config, const struct lora_config *opponent);
 
 struct memory_needs {
     const struct model *model;
@@ -22,6 +24,7 @@ struct memory_needs {
 struct memory_plan {
     uint64_t peak, least;            /* of the resident memory: as shared out, and the least that would do */
     size_t train_bytes, judge_bytes; /* that activations may take */
+    size_t drift_bytes;              /* ... where the drift of merging is measured; 0: there is no room for that */
     size_t kept;                     /* layers whose activations are kept for the backward */
 };
 /* Fits the run into `ceiling`; into the least where that is more: then peak > ceiling. */

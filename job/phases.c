@@ -67,7 +67,7 @@ static size_t take_step(attune_job *job, size_t step) {
 
 static struct evaluator_shape judge_shape(const attune_job *job) {
     const struct settings *s = &job->plan.settings;
-    return memory_evaluator_shape(&s->train, s->merge, job->opponent ? &job->opponent->config : NULL);
+    return memory_evaluator_shape(&s->train, settings_judged(s), job->opponent ? &job->opponent->config : NULL);
 }
 
 /* Of the units of this phase from `unit` on that go through together; *next: the first behind them. */
@@ -176,18 +176,22 @@ static double seconds_of(const attune_job *job, enum phase_kind kind, double wor
     return pace > 0 ? work / pace : 0;
 }
 
+double phases_judging_seconds(const attune_job *job, double work) { return seconds_of(job, PHASE_AFTER, work); }
+
 /* That a piece of a judging phase takes to merge the layers. */
 static double merging_seconds(const attune_job *job, enum phase_kind kind) {
-    if (is_training(kind) || kind == PHASE_GATE || job->plan.settings.merge == MERGE_NONE) return 0;
+    if (is_training(kind) || kind == PHASE_GATE || settings_judged(&job->plan.settings) == MERGE_NONE) return 0;
     return kind == PHASE_BEFORE && !job->opponent ? 0 : job->merging;
 }
 
 double phases_unit_work(attune_job *job) {
     size_t next;
-    return job->phases[job->phase].kind == PHASE_GATE ? 0 : work_at(job, job->unit, &next);
+    if (job->phase == job->n_phases || job->phases[job->phase].kind == PHASE_GATE) return 0;
+    return work_at(job, job->unit, &next);
 }
 
 double phases_unit_seconds(attune_job *job) {
+    if (job->phase == job->n_phases) return 0;
     enum phase_kind kind = job->phases[job->phase].kind;
     if (kind == PHASE_GATE) return job->ending;
     double seconds = seconds_of(job, kind, phases_unit_work(job));
@@ -314,11 +318,12 @@ static int train_unit(attune_job *job, attune_error *err) {
  * time. */
 static int prepare_judge(attune_job *job, const struct lora *lora, struct weights *weights, attune_error *err) {
     const struct settings *s = &job->plan.settings;
-    int merging = lora && s->merge != MERGE_NONE, code = ATTUNE_OK;
+    enum merge_mode mode = settings_judged(s);
+    int merging = lora && mode != MERGE_NONE, code = ATTUNE_OK;
     *weights = (struct weights){job->model, job->model->layers, lora && !merging ? lora->pairs : NULL};
     if (job->evaluator.pass) return ATTUNE_OK;
     trainer_release(job->trainer);
-    if (merging && !job->merge) code = layer_merge_create(job->model, lora, s->merge, job->pool, &job->merge, err);
+    if (merging && !job->merge) code = layer_merge_create(job->model, lora, mode, job->pool, &job->merge, err);
     if (code != ATTUNE_OK) return code;
     struct evaluator_shape shape = judge_shape(job);
     return evaluator_create(job->model, job->pool, &shape, job->memory.judge_bytes, &job->evaluator, err);

@@ -2,6 +2,7 @@
 #ifndef JOB_PHASES_H
 #define JOB_PHASES_H
 
+#include "job/drift.h"
 #include "job/memory.h"
 
 #include <stdatomic.h>
@@ -46,6 +47,8 @@ struct attune_job {
     struct evaluator evaluator;
     struct layer_merge *merge;   /* what judges, in the mode that will be served; NULL: as it is */
     struct memory_plan memory;
+    struct drift *drift;         /* being measured: of what this call published, or an earlier one */
+    int looked_back;             /* for an adapter whose drift was not measured */
 
     /* clocks, in seconds, and what is predicted from them; none of it reaches an adapter's bytes */
     double opened, checkpointed;
@@ -78,6 +81,8 @@ int phases_unit(attune_job *job, attune_error *err);
 double phases_unit_work(attune_job *job);
 double phases_unit_seconds(attune_job *job);
 double phases_seconds_left(const attune_job *job);
+/* That so much work of judging takes; 0 where nothing is known. */
+double phases_judging_seconds(const attune_job *job, double work);
 void phases_name(const attune_job *job, char out[32]);
 size_t phases_units(const attune_job *job); /* of all phases */
 /* Steps of the final training that are done, those that were dropped included. */

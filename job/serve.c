@@ -46,7 +46,7 @@ static int choose(const char *home, const char *adapter, struct choice *out, att
     return ATTUNE_OK;
 }
 
-/* merge NULL: as the settings say. */
+/* merge NULL, drift_limit 0: as the settings say. */
 static int choose_merge(const char *home, const char *merge, double drift_limit, const struct settings *settings,
                         struct variant_request *request, attune_error *err) {
     request->merge = settings->merge;
@@ -54,6 +54,7 @@ static int choose_merge(const char *home, const char *merge, double drift_limit,
     if (code != ATTUNE_OK || request->merge != MERGE_AUTO) return code;
     request->automatic = 1;
     request->merge = MERGE_NONE;
+    if (drift_limit == 0) drift_limit = settings->drift_limit;
     return request->number > 0 ? serve_choose_merge(home, request->number, drift_limit, &request->merge, err)
                                : ATTUNE_OK;
 }
@@ -173,7 +174,7 @@ static int evaluate(struct evaluation *e, attune_eval_result *result, attune_err
     size_t n = e->set.n, rank = variant_rank(e->variant) ? variant_rank(e->variant) : 1;
     size_t *rows = malloc(n * sizeof *rows);
     double *nll = malloc(n * sizeof *nll), sum = 0;
-    struct evaluator_shape shape = {e->longest > 512 ? e->longest : 512, rank, 1};
+    struct evaluator_shape shape = {e->longest > 512 ? e->longest : 512, rank, 1, 0};
     int code = rows && nll ? evaluator_create(engine->model, engine->pool, &shape, 0, &evaluator, err)
                            : error_set_memory(err, "an evaluation", n * sizeof *nll);
     for (size_t i = 0; i < n && code == ATTUNE_OK; i++) rows[i] = i;

@@ -13,7 +13,8 @@
 #include <string.h>
 
 void settings_default(struct settings *s) {
-    *s = (struct settings){.merge = MERGE_F16,
+    *s = (struct settings){.merge = MERGE_AUTO,
+                           .drift_limit = 0.02,
                            .shuffle = 1,
                            .held_out = 0.1,
                            .source_cap = 4096,
@@ -42,7 +43,9 @@ static const struct key keys[] = {
     {"base", TEXT, AT(base), 0, 0, NULL, NO_RECIPE, "the base model, a GGUF file, and its sha256"},
     {"base_sha256", TEXT, AT(base_sha256), 0, 0, NULL, NO_RECIPE, NULL},
     {"merge", MERGE, AT(merge), 0, 0, NULL, RECIPE,
-     "how an adapter is merged when it is loaded: none, f16, q8 or same (docs/cli.md)"},
+     "how an adapter is merged when it is loaded: none, same, calibrated, q8, f16 or auto (docs/cli.md)"},
+    {"drift_limit", REAL, AT(drift_limit), 0, 100, NULL, NO_RECIPE,
+     "auto takes the fastest way whose answers were measured to differ by no more than this, in nats a token"},
     {"rank", COUNT, AT(train.lora.rank), 1, LORA_RANK_MAX, NULL, RECIPE, "the adapter: rank, alpha, and which layers"},
     {"alpha", REAL, AT(train.lora.alpha), 0.001, 65536, NULL, RECIPE, NULL},
     {"targets", TARGETS, AT(train.lora.targets), 0, 0, NULL, RECIPE, NULL},
@@ -192,7 +195,7 @@ static int set_value(const struct key *key, const char *value, struct settings *
         return bad(err, where, key, value, "all, or names such as attn_q,ffn_up");
     case MERGE:
         if (merge_mode_parse(value, at(key, s), err) == ATTUNE_OK) return ATTUNE_OK;
-        return bad(err, where, key, value, "none, f16, q8 or same");
+        return bad(err, where, key, value, "none, same, calibrated, q8, f16 or auto");
     }
     return ATTUNE_ERROR_INTERNAL;
 }

@@ -76,6 +76,40 @@ static int find(const struct opened *o, int number, attune_adapter_info *out, at
     return code;
 }
 
+struct drift_listing {
+    attune_drift_callback callback;
+    void *user;
+};
+
+static int list_drift(const struct store_drift *d, void *user) {
+    const struct drift_listing *listing = user;
+    attune_merge_drift drift;
+    ATTUNE_INIT(drift);
+    snprintf(drift.merge, sizeof drift.merge, "%s", d->mode);
+    drift.kl = d->kl;
+    drift.agreement = d->agreement;
+    drift.loss = d->loss;
+    drift.loss_none = d->loss_none;
+    drift.tokens = d->tokens;
+    drift.rows = d->rows;
+    drift.bytes = d->bytes;
+    drift.measured_ms = d->measured_ms;
+    return listing->callback(&drift, listing->user);
+}
+
+int attune_adapter_drift(const char *home, int number, attune_drift_callback callback, void *user, attune_error *err) {
+    struct opened o;
+    attune_adapter_info info;
+    struct drift_listing listing = {callback, user};
+    if (!callback) return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "drift is told to a callback: give one");
+    int code = open_home(home, 0, &o, err);
+    if (code != ATTUNE_OK) return code;
+    code = find(&o, number, &info, err);
+    if (code == ATTUNE_OK) code = store_drift_each(o.store, number, list_drift, &listing, err);
+    close_home(&o);
+    return code;
+}
+
 int attune_adapter_get(const char *home, int number, attune_adapter_info *out, attune_error *err) {
     struct opened o;
     attune_adapter_info info;

@@ -93,7 +93,7 @@ static struct end run_home(double held_out, double epochs, int units) {
     char home[64];
     make_home(home, held_out, epochs);
     attune_job *job = NULL;
-    for (int code = ATTUNE_CONTINUE; code != ATTUNE_DONE;) {
+    for (int code = ATTUNE_CONTINUE; !job || !job->report.finished;) { /* published; its drift comes after that */
         attune_job_close(job);
         job = open_job(home);
         assert_int_equal(step(job), ATTUNE_CONTINUE); /* the plan, new or found */
@@ -165,7 +165,7 @@ static void check_prediction(double held_out, double epochs) {
     attune_job *job = open_job(home);
     assert_int_equal(step(job), ATTUNE_CONTINUE);
     double all = 0, left = NAN;
-    for (int code = ATTUNE_CONTINUE; code == ATTUNE_CONTINUE;) {
+    for (int code = ATTUNE_CONTINUE; code == ATTUNE_CONTINUE && !job->report.finished;) {
         pace_assume(&job->train_pace, 1000);
         pace_assume(&job->judge_pace, 3000);
         job->merging = job->ending = 0;

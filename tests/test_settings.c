@@ -69,6 +69,7 @@ static void assert_same(const struct settings *a, const struct settings *b, int 
     assert_memory_equal(&a->checkpoint_seconds, &b->checkpoint_seconds, sizeof a->checkpoint_seconds);
     assert_int_equal(a->charger_required, b->charger_required);
     assert_int_equal(a->battery_min, b->battery_min);
+    assert_memory_equal(&a->drift_limit, &b->drift_limit, sizeof a->drift_limit);
 }
 
 /* Out to the file and back, out to a run's configuration and back. */
@@ -115,8 +116,9 @@ static void test_round_trip(void **state) {
     s.checkpoint_seconds = 12.5;
     s.charger_required = 0;
     s.battery_min = 55;
+    s.drift_limit = 0.0123456789012345;
     check_round_trip(&s);
-    for (int merge = MERGE_NONE; merge <= MERGE_SAME; merge++) {
+    for (int merge = MERGE_NONE; merge < MERGE_MODES; merge++) {
         s.merge = (enum merge_mode)merge;
         check_round_trip(&s);
     }
@@ -171,7 +173,8 @@ static const struct {
     const char *key, *good[6], *bad[10];
 } limits[] = {
     {"base_sha256", {SHA}, {SHA "0"}},
-    {"merge", {"none", "f16", "q8", "same"}, {"auto", "F16", "q4", ""}},
+    {"merge", {"none", "f16", "q8", "same", "calibrated", "auto"}, {"automatic", "F16", "q4", ""}},
+    {"drift_limit", {"0", "100", "0.02"}, {"-0.001", "100.1", "nan", "inf", ""}},
     {"rank", {"1", "256", "8"}, {"0", "257", "-1", "1.5", "", "eight", "8x", "nan", "inf"}},
     {"alpha", {"0.001", "65536", "16.25"}, {"0", "-1", "0.00099", "65537", "nan", "inf", "1e400"}},
     {"targets", {"all", "attn_q", "attn_q,ffn_up", "ffn_down,attn_k"}, {"", "attn_x", "attn_q,", "attn_q,nothing"}},

@@ -189,17 +189,18 @@ static void test_newer_schema(void **state) {
 
 static void test_migrations(void **state) {
     struct fixture *f = *state;
-    const char *steps[] = {store_schema_steps[0], store_schema_steps[1], "CREATE TABLE second (a)",
+    const char *steps[] = {store_schema_steps[0], store_schema_steps[1], store_schema_steps[2],
+                           "CREATE TABLE second (a)",
                            "CREATE TABLE third (a); CREATE TABLE second (a)"};
-    OK(store_schema_migrate(f->store, steps, 3, &f->err));
-    assert_int_equal(pragma(f->store, "PRAGMA user_version"), 3);
-    FAILS(store_schema_migrate(f->store, steps, 4, &f->err), ATTUNE_ERROR_INTERNAL, "already exists", "store.db");
-    assert_int_equal(pragma(f->store, "PRAGMA user_version"), 3);
-    assert_int_equal(pragma(f->store, "SELECT count(*) FROM sqlite_schema WHERE name = 'second'"), 1);
-    assert_int_equal(pragma(f->store, "SELECT count(*) FROM sqlite_schema WHERE name = 'third'"), 0);
-    steps[3] = "CREATE TABLE third (a)";
     OK(store_schema_migrate(f->store, steps, 4, &f->err));
     assert_int_equal(pragma(f->store, "PRAGMA user_version"), 4);
+    FAILS(store_schema_migrate(f->store, steps, 5, &f->err), ATTUNE_ERROR_INTERNAL, "already exists", "store.db");
+    assert_int_equal(pragma(f->store, "PRAGMA user_version"), 4);
+    assert_int_equal(pragma(f->store, "SELECT count(*) FROM sqlite_schema WHERE name = 'second'"), 1);
+    assert_int_equal(pragma(f->store, "SELECT count(*) FROM sqlite_schema WHERE name = 'third'"), 0);
+    steps[4] = "CREATE TABLE third (a)";
+    OK(store_schema_migrate(f->store, steps, 5, &f->err));
+    assert_int_equal(pragma(f->store, "PRAGMA user_version"), 5);
 }
 
 /* A store that attune 0.1.0 made with schema 1: 9 rows of a file, an edited answer and one without consent, a
@@ -234,6 +235,76 @@ static void test_a_store_of_schema_1(void **state) {
     assert_int_equal(pragma(f->store, "SELECT count(*) FROM run_interaction"), 10); /* the lineage is there, too */
     OK(record(f->store, "p", "r", 1, NULL, &f->err));
     assert_int_equal(count_interactions(f), 12);
+    /* its adapter can be given what later versions keep of one */
+    struct store_drift drift = {.adapter = 1, .mode = "same", .kl = 0.01, .agreement = 0.9, .loss = 2, .loss_none = 1.9};
+    OK(store_drift_put(f->store, &drift, 1, &f->err));
+    OK(store_drift_get(f->store, 1, "same", &drift, &f->err));
+}
+
+static struct store_drift made_drift(int adapter, const char *mode, double kl, int64_t bytes) {
+    struct store_drift drift = {.adapter = adapter, .kl = kl, .agreement = 0.5 + kl, .loss = 2 + kl, .loss_none = 2,
+                                .tokens = 1000 + bytes, .rows = 7, .bytes = bytes, .measured_ms = 12345};
+    snprintf(drift.mode, sizeof drift.mode, "%s", mode);
+    return drift;
+}
+struct modes {
+    char text[64];
+    int stop;
+};
+static int note_mode(const struct store_drift *drift, void *user) {
+    struct modes *modes = user;
+    strcat(strcat(modes->text, drift->mode), " ");
+    return modes->stop;
+}
+
+static void test_drift(void **state) {
+    struct fixture *f = *state;
+    struct store_drift in[] = {made_drift(1, "f16", 0.001, 300), made_drift(1, "same", 0.03, 100),
+                               made_drift(1, "q8", 0.002, 200), made_drift(1, "calibrated", 0.01, 100)},
+                       out, other = made_drift(2, "same", 0.5, 1), bad = made_drift(1, "q8", NAN, 1);
+    struct modes modes = {.stop = 0};
+    attune_adapter_info info;
+    ATTUNE_INIT(info);
+    info.number = 1;
+    strcpy(info.state, "active");
+    strcpy(info.origin, "trained");
+    FAILS(store_drift_put(f->store, in, 4, &f->err), ATTUNE_ERROR_NOT_FOUND, "no adapter 1", "store.db");
+    OK(store_adapter_put(f->store, &info, 0, &f->err));
+    FAILS(store_drift_get(f->store, 1, "q8", &out, &f->err), ATTUNE_ERROR_NOT_FOUND, "was not measured", "store.db");
+    OK(store_drift_put(f->store, in, 4, &f->err));
+    for (int i = 0; i < 4; i++) {
+        OK(store_drift_get(f->store, 1, in[i].mode, &out, &f->err));
+        assert_string_equal(out.mode, in[i].mode);
+        assert_true(out.kl == in[i].kl && out.agreement == in[i].agreement && out.loss == in[i].loss);
+        assert_true(out.loss_none == 2 && out.tokens == in[i].tokens && out.rows == 7 && out.bytes == in[i].bytes);
+        assert_true(out.adapter == 1 && out.measured_ms == 12345);
+    }
+    /* the fewest bytes first, then the least drift */
+    OK(store_drift_each(f->store, 1, note_mode, &modes, &f->err));
+    assert_string_equal(modes.text, "calibrated same q8 f16 ");
+    modes = (struct modes){.stop = 1};
+    OK(store_drift_each(f->store, 1, note_mode, &modes, &f->err));
+    assert_string_equal(modes.text, "calibrated ");
+    /* all or none, and the newest counts */
+    struct store_drift pair[] = {made_drift(1, "q8", 0.004, 200), bad};
+    FAILS(store_drift_put(f->store, pair, 2, &f->err), ATTUNE_ERROR_ARGUMENT, "not a finite number", "");
+    pair[1] = other;
+    FAILS(store_drift_put(f->store, pair, 2, &f->err), ATTUNE_ERROR_NOT_FOUND, "no adapter 2", "store.db");
+    OK(store_drift_get(f->store, 1, "q8", &out, &f->err));
+    assert_true(out.kl == 0.002);
+    OK(store_drift_put(f->store, pair, 1, &f->err));
+    OK(store_drift_get(f->store, 1, "q8", &out, &f->err));
+    assert_true(out.kl == 0.004);
+    /* other states change nothing; with a revoked adapter they go, and do not come back */
+    OK(store_adapter_state_set(f->store, 1, "retired", &f->err));
+    assert_int_equal(pragma(f->store, "SELECT count(*) FROM adapter_drift"), 4);
+    info.number = 2;
+    OK(store_adapter_put(f->store, &info, 0, &f->err));
+    OK(store_drift_put(f->store, &other, 1, &f->err));
+    OK(store_adapter_state_set(f->store, 1, "revoked", &f->err));
+    assert_int_equal(pragma(f->store, "SELECT count(*) FROM adapter_drift"), 1);
+    OK(store_drift_get(f->store, 2, "same", &out, &f->err));
+    FAILS(store_drift_put(f->store, in, 1, &f->err), ATTUNE_ERROR_STATE, "revoked", "store.db");
 }
 
 static void test_damaged(void **state) {
@@ -900,6 +971,7 @@ int main(void) {
         BARE(test_not_a_database),
         BARE(test_somebody_elses_database),
         WITH_STORE(test_newer_schema),
+        WITH_STORE(test_drift),
         WITH_STORE(test_migrations),
         BARE(test_a_store_of_schema_1),
         BARE(test_made_again_without_a_key),

@@ -48,7 +48,7 @@ static void test_loss_is_a_mean_of_means(void **state) {
     for (size_t i = 0; i < TINY_ROWS; i++) rows[i] = (i * 5 + 2) % TINY_ROWS;
     for (size_t micro = 256; micro <= 4096; micro *= 4) {
         struct evaluator evaluator;
-        struct evaluator_shape shape = {micro, 4, 1};
+        struct evaluator_shape shape = {micro, 4, 1, 0};
         OK(evaluator_create(tiny->model, tiny->pool, &shape, 0, &evaluator, &err));
         OK(evaluator_run(&evaluator, &weights, NULL, &tiny->set, rows, TINY_ROWS, micro == 256 ? nll : others, &err));
         evaluator_free(&evaluator);
@@ -400,7 +400,7 @@ static void test_layer_by_layer(void **state) {
     struct weights of_base = {tiny->model, tiny->model->layers, NULL};
     for (size_t together = 1; together <= 8; together += together == 1 ? 2 : 5) {
         struct evaluator evaluator;
-        struct evaluator_shape shape = {256, 4, together};
+        struct evaluator_shape shape = {256, 4, together, 0};
         OK(evaluator_create(tiny->model, tiny->pool, &shape, together == 3 ? SIZE_MAX : 0, &evaluator, &err));
         OK(evaluator_run(&evaluator, &of_base, &maker, &tiny->set, rows, TINY_ROWS, pieces, &err));
         if (together == 1)
@@ -421,7 +421,7 @@ static void test_layer_by_layer(void **state) {
         evaluator_free(&evaluator);
     }
     struct evaluator none;
-    struct evaluator_shape too_many = {256, 4, 65};
+    struct evaluator_shape too_many = {256, 4, 65, 0};
     assert_int_equal(evaluator_create(tiny->model, tiny->pool, &too_many, 0, &none, NULL), ATTUNE_ERROR_ARGUMENT);
     layer_merge_destroy(merge);
     merge_destroy(merged);

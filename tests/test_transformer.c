@@ -538,6 +538,163 @@ static void test_real_fast_steps(void **state) {
     steps_within(PRECISION_AUTO, 0.05);
 }
 
+/* ---- how far one way to run a model is from another ---- */
+
+enum { DRIFT_SEQUENCES = 3, DRIFT_T = 40, DRIFT_FIRST = 5 };
+
+/* Three sequences of 11, 12 and 17 tokens; the first 5 of each are not supervised. */
+struct made_batch {
+    int32_t tokens[DRIFT_T], positions[DRIFT_T], targets[DRIFT_T];
+    size_t starts[DRIFT_SEQUENCES + 1];
+    struct packed_batch batch;
+};
+static void make_batch(struct made_batch *b, uint64_t key, size_t V) {
+    static const size_t starts[] = {0, 11, 23, DRIFT_T};
+    memcpy(b->starts, starts, sizeof starts);
+    for (size_t s = 0; s < DRIFT_SEQUENCES; s++)
+        for (size_t t = starts[s]; t < starts[s + 1]; t++) {
+            b->tokens[t] = (int32_t)(random_u64(key, t) % V);
+            b->positions[t] = (int32_t)(t - starts[s]);
+            b->targets[t] = t - starts[s] < DRIFT_FIRST ? -1 : (int32_t)(random_u64(key + 1, t) % V);
+        }
+    b->batch = (struct packed_batch){.T = DRIFT_T, .n_sequences = DRIFT_SEQUENCES, .tokens = b->tokens,
+                                     .positions = b->positions, .starts = b->starts, .targets = b->targets};
+}
+
+static double log_sum_exp(const float *z, size_t V) {
+    double top = -INFINITY, sum = 0;
+    for (size_t v = 0; v < V; v++) top = fmax(top, (double)z[v]);
+    for (size_t v = 0; v < V; v++) sum += exp((double)z[v] - top);
+    return top + log(sum);
+}
+
+/* From whole logits, one sequence after the other, by the definition. */
+static void plain_drift(struct training_pass *pass, const struct weights *a, const struct weights *b,
+                        const struct packed_batch *batch, struct model_drift *sum) {
+    size_t V = a->model->V;
+    float *x = malloc(DRIFT_T * V * sizeof *x), *y = malloc(DRIFT_T * V * sizeof *y);
+    for (size_t s = 0; s < batch->n_sequences; s++) {
+        size_t from = batch->starts[s], T = batch->starts[s + 1] - from;
+        assert_int_equal(training_pass_logits(pass, a, batch->tokens + from, T, x, NULL), ATTUNE_OK);
+        assert_int_equal(training_pass_logits(pass, b, batch->tokens + from, T, y, NULL), ATTUNE_OK);
+        for (size_t t = 0; t < T; t++) {
+            int32_t target = batch->targets[from + t];
+            const float *p = x + t * V, *q = y + t * V;
+            double of_p = log_sum_exp(p, V), of_q = log_sum_exp(q, V);
+            size_t best_p = 0, best_q = 0;
+            if (target < 0) continue;
+            for (size_t v = 0; v < V; v++) {
+                double log_p = (double)p[v] - of_p;
+                sum->kl += exp(log_p) * (log_p - ((double)q[v] - of_q));
+                if (p[v] > p[best_p]) best_p = v;
+                if (q[v] > q[best_q]) best_q = v;
+            }
+            sum->tokens++;
+            sum->agreeing += best_p == best_q;
+            sum->loss_reference += of_p - (double)p[target];
+            sum->loss += of_q - (double)q[target];
+        }
+    }
+    free(x);
+    free(y);
+}
+
+static int give_layer(void *user, size_t layer, struct model_layer *out, attune_error *err) {
+    const struct model *model = user;
+    (void)err;
+    *out = model->layers[layer];
+    return ATTUNE_OK;
+}
+
+static struct training_pass *drift_pass(const struct model *model, struct pool *pool, size_t head_rows) {
+    struct training_pass *pass = NULL;
+    struct pass_shape shape = {.T_max = DRIFT_T, .R_max = 4, .together = 2, .drift = 1, .precision = PRECISION_F32};
+    pass_shape_fit(&shape, model, pool_threads(pool), SIZE_MAX);
+    if (head_rows) shape.head_rows = head_rows;
+    assert_int_equal(training_pass_create(model, pool, &shape, &pass, NULL), ATTUNE_OK);
+    return pass;
+}
+
+static void assert_near(double a, double b) {
+    if (!(fabs(a - b) <= 1e-5 * (1 + fabs(b)))) fail_msg("%.9g, wanted %.9g", a, b);
+}
+
+static void check_drift(const char *name) {
+    struct model *model = open_tiny(name);
+    struct pool *pool = threads(2), *one = threads(1);
+    struct training_pass *plain = pass_for(model, pool, DRIFT_T, 4, 0, 0), *pass = drift_pass(model, pool, 0);
+    struct lora *lora = golden_lora(model, 4, 8, 0.3f, 0);
+    struct weights with = {model, model->layers, lora->pairs}, base = {model, model->layers, NULL};
+    struct made_batch made[2];
+    const struct packed_batch *batches[2] = {&made[0].batch, &made[1].batch};
+    struct model_drift wanted = {0}, sum = {0}, again = {0};
+    for (int i = 0; i < 2; i++) {
+        make_batch(&made[i], 100 * (uint64_t)i, model->V);
+        plain_drift(plain, &with, &base, batches[i], &wanted);
+    }
+    assert_int_equal(training_pass_drift(pass, &with, &base, NULL, batches, 2, &sum, NULL), ATTUNE_OK);
+    assert_int_equal(sum.tokens, 2 * (DRIFT_T - DRIFT_SEQUENCES * DRIFT_FIRST));
+    assert_int_equal(sum.agreeing, wanted.agreeing);
+    assert_true(sum.kl > 0.001 && sum.agreeing > 0 && sum.agreeing < sum.tokens); /* else this shows nothing */
+    assert_near(sum.kl, wanted.kl);
+    assert_near(sum.loss, wanted.loss);
+    assert_near(sum.loss_reference, wanted.loss_reference);
+
+    /* layers that are made, the reference of the call before, another number of threads, fewer logits: the same bits */
+    struct layer_maker maker = {give_layer, model};
+    struct weights nowhere = {model, NULL, NULL};
+    assert_int_equal(training_pass_drift(pass, NULL, &nowhere, &maker, batches, 2, &again, NULL), ATTUNE_OK);
+    assert_memory_equal(&again, &sum, sizeof sum);
+    struct training_pass *small = drift_pass(model, one, 16);
+    again = (struct model_drift){0};
+    assert_int_equal(training_pass_drift(small, &with, &base, NULL, batches, 2, &again, NULL), ATTUNE_OK);
+    assert_memory_equal(&again, &sum, sizeof sum);
+
+    /* no drift from itself; and sums add up */
+    again = (struct model_drift){.kl = 1, .tokens = 5};
+    assert_int_equal(training_pass_drift(pass, &with, &with, NULL, batches, 2, &again, NULL), ATTUNE_OK);
+    assert_true(again.kl == 1 && again.agreeing == sum.tokens && again.tokens == 5 + sum.tokens);
+    assert_true(again.loss == again.loss_reference && again.loss == sum.loss_reference);
+    training_pass_destroy(small);
+    training_pass_destroy(pass);
+    training_pass_destroy(plain);
+    lora_destroy(lora);
+    pool_destroy(one);
+    pool_destroy(pool);
+    model_close(model);
+}
+static void test_drift(void **state) {
+    (void)state;
+    check_drift("tiny_llama");
+    check_drift("tiny_qwen2");
+}
+
+/* A cancelled measurement leaves the sums alone; what is asked for in advance is what is taken. */
+static void test_drift_cancelled(void **state) {
+    (void)state;
+    struct model *model = open_tiny("tiny_llama");
+    struct pool *pool = threads(2);
+    struct training_pass *pass = drift_pass(model, pool, 0);
+    struct weights base = {model, model->layers, NULL};
+    struct made_batch made;
+    struct model_drift sum = {.kl = 3, .tokens = 4}, before = sum;
+    make_batch(&made, 9, model->V);
+    const struct packed_batch *batch = &made.batch;
+    pool_cancel(pool);
+    assert_int_equal(training_pass_drift(pass, &base, &base, NULL, &batch, 1, &sum, NULL), ATTUNE_ERROR_CANCELLED);
+    assert_memory_equal(&sum, &before, sizeof sum);
+    pool_cancel_clear(pool);
+    assert_int_equal(training_pass_drift(pass, &base, &base, NULL, &batch, 1, &sum, NULL), ATTUNE_OK);
+    assert_int_equal(sum.tokens, 4 + DRIFT_T - DRIFT_SEQUENCES * DRIFT_FIRST);
+    training_pass_destroy(pass);
+    struct pass_shape shape = {.T_max = 64, .R_max = 4, .together = 2, .head_rows = 16}, both = shape;
+    both.drift = 1;
+    size_t more = training_pass_bytes(model, 2, &both) - training_pass_bytes(model, 2, &shape);
+    assert_true(more >= 2 * 64 * model->C * sizeof(float));
+    pool_destroy(pool);
+    model_close(model);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tiny_llama),
@@ -552,6 +709,8 @@ int main(void) {
         cmocka_unit_test(test_real_steps),
         cmocka_unit_test(test_real_fast_gradients),
         cmocka_unit_test(test_real_fast_steps),
+        cmocka_unit_test(test_drift),
+        cmocka_unit_test(test_drift_cancelled),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

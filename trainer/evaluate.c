@@ -2,6 +2,7 @@
 #include "trainer/batches.h"
 #include "trainer/packer.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 enum { TOGETHER_MAX = 64 };
@@ -10,7 +11,7 @@ enum { TOGETHER_MAX = 64 };
 static struct pass_shape pass_shape_of(const struct model *model, int threads, const struct evaluator_shape *shape,
                                        size_t bytes) {
     struct pass_shape pass = {.T_max = shape->micro_tokens, .R_max = shape->rank_max, .together = shape->together,
-                              .precision = PRECISION_F32};
+                              .drift = shape->drift, .precision = PRECISION_F32};
     size_t packers = shape->together * (packer_bytes(shape->micro_tokens) + sizeof(struct packer *));
     pass_shape_fit(&pass, model, threads, bytes > packers ? bytes - packers : 0);
     return pass;
@@ -58,18 +59,25 @@ size_t evaluator_rows(const struct evaluator_shape *shape, const struct example_
     return at;
 }
 
+/* Rows from `at` on into as many packers as take them; returns the first that is left. */
+static size_t fill(struct evaluator *evaluator, const struct example_set *set, const size_t *rows, size_t at, size_t n,
+                   const struct packed_batch **batches, size_t *filled) {
+    for (*filled = 0; *filled < evaluator->shape.together && at < n; ++*filled) {
+        struct packer *packer = evaluator->packers[*filled];
+        at = packer_fill(packer, set, rows, at, n, 0.0, 0);
+        batches[*filled] = &packer->batch;
+    }
+    return at;
+}
+
 int evaluator_run(struct evaluator *evaluator, const struct weights *weights, const struct layer_maker *maker,
                   const struct example_set *set, const size_t *rows, size_t n, double *nll, attune_error *err) {
     const struct packed_batch *batches[TOGETHER_MAX];
     float *losses[TOGETHER_MAX];
     for (size_t at = 0; at < n;) {
-        size_t filled = 0;
-        for (; filled < evaluator->shape.together && at < n; filled++) {
-            struct packer *packer = evaluator->packers[filled];
-            at = packer_fill(packer, set, rows, at, n, 0.0, 0);
-            batches[filled] = &packer->batch;
-            losses[filled] = packer->losses;
-        }
+        size_t filled;
+        at = fill(evaluator, set, rows, at, n, batches, &filled);
+        for (size_t i = 0; i < filled; i++) losses[i] = evaluator->packers[i]->losses;
         int code = training_pass_losses(evaluator->pass, weights, maker, batches, losses, filled, err);
         if (code != ATTUNE_OK) return code;
         for (size_t i = 0; i < filled; i++) {
@@ -78,4 +86,14 @@ int evaluator_run(struct evaluator *evaluator, const struct weights *weights, co
         }
     }
     return ATTUNE_OK;
+}
+
+int evaluator_drift(struct evaluator *evaluator, const struct weights *reference, const struct weights *other,
+                    const struct layer_maker *maker, const struct example_set *set, const size_t *rows, size_t n,
+                    struct model_drift *sum, attune_error *err) {
+    const struct packed_batch *batches[TOGETHER_MAX];
+    size_t filled, at = fill(evaluator, set, rows, 0, n, batches, &filled);
+    assert(at == n);
+    (void)at;
+    return training_pass_drift(evaluator->pass, reference, other, maker, batches, filled, sum, err);
 }

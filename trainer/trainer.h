@@ -103,6 +103,7 @@ struct evaluator_shape {
     size_t micro_tokens, rank_max;
     size_t together; /* micro-batches that go through each layer before the next, at least 1: for layers that are made
                       * when they are reached */
+    int drift;       /* 1: for evaluator_drift too */
 };
 struct evaluator {
     struct evaluator_shape shape;
@@ -117,6 +118,11 @@ size_t evaluator_bytes(const struct model *model, int threads, const struct eval
 /* Forward only, per-row sums of nats: nll(n) for rows[0..n). maker: of layers that are not those of weights, or NULL.*/
 int evaluator_run(struct evaluator *evaluator, const struct weights *weights, const struct layer_maker *maker,
                   const struct example_set *set, const size_t *rows, size_t n, double *nll, attune_error *err);
+/* Adds to *sum how far `other` (maker as above) is from `reference` over rows[0..n), n as evaluator_rows says.
+ * reference NULL: that of the last call, which had the same rows. */
+int evaluator_drift(struct evaluator *evaluator, const struct weights *reference, const struct weights *other,
+                    const struct layer_maker *maker, const struct example_set *set, const size_t *rows, size_t n,
+                    struct model_drift *sum, attune_error *err);
 /* How many of rows go through the layers together: where evaluator_run may be cut without a difference. */
 size_t evaluator_rows(const struct evaluator_shape *shape, const struct example_set *set, const size_t *rows,
                       size_t n);

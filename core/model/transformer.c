@@ -247,7 +247,8 @@ struct training_pass {
     struct ops ops;
     struct arena arena;
     struct pass_shape shape;
-    float *x; /* backward: (L + 1, T, C), each layer's; else (together, T, C), each batch's */
+    float *x; /* backward: (L + 1, T, C), each layer's; else (together, T, C), each batch's; for drift twice that, the
+               * second half of the other model */
     float *table;
     struct activations *a; /* (kept), the last layer's first */
     struct workspace work;
@@ -255,7 +256,8 @@ struct training_pass {
     float *row_losses, *row_weights;
     int32_t *row_targets;
     size_t *rows;
-    float *logits; /* (head_rows, V) */
+    float *logits; /* (head_rows, V), for drift twice */
+    struct row_drift *drift; /* (T) */
 };
 
 /* Activations and workspace, but for h; and the logits: while they exist, the layers' memory has nothing in it that is
@@ -279,7 +281,7 @@ static void take_layers(struct training_pass *p, size_t R) {
     }
     size_t to = arena->used;
     arena->used = from;
-    p->logits = ARENA_TAKE(arena, float, p->shape.head_rows * m->V);
+    p->logits = ARENA_TAKE(arena, float, (p->shape.drift ? 2 : 1) * p->shape.head_rows * m->V);
     arena->used = max_size(arena->used, to);
 }
 
@@ -291,7 +293,8 @@ static void take_training(struct training_pass *p, int threads) {
     p->ops.scratch_floats = ops_scratch_floats(p->ops.product, T, m->D);
     p->ops.scratch = ARENA_TAKE(arena, float, (size_t)threads * p->ops.scratch_floats);
     p->ops.packed = ARENA_TAKE(arena, unsigned char, packed_bytes(m, &p->ops, T, s->head_rows, max_size(s->R_max, 1)));
-    p->x = ARENA_TAKE(arena, float, (s->backward ? m->L + 1 : max_size(s->together, 1)) * T * m->C);
+    p->x = ARENA_TAKE(arena, float,
+                      (s->backward ? m->L + 1 : (s->drift ? 2 : 1) * max_size(s->together, 1)) * T * m->C);
     p->table = ARENA_TAKE(arena, float, T * m->rope.dims);
     p->work.h = ARENA_TAKE(arena, float, T * m->C);
     take_layers(p, max_size(s->R_max, 1));
@@ -299,6 +302,7 @@ static void take_training(struct training_pass *p, int threads) {
     p->row_weights = ARENA_TAKE(arena, float, T);
     p->row_targets = ARENA_TAKE(arena, int32_t, T);
     p->rows = ARENA_TAKE(arena, size_t, T);
+    p->drift = s->drift ? ARENA_TAKE(arena, struct row_drift, T) : NULL;
 }
 
 static struct training_pass pass_of(const struct model *model, struct pool *pool, const struct pass_shape *shape) {
@@ -347,6 +351,7 @@ void pass_shape_fit(struct pass_shape *shape, const struct model *model, int thr
 int training_pass_create(const struct model *model, struct pool *pool, const struct pass_shape *shape,
                          struct training_pass **out, attune_error *err) {
     assert(shape->head_rows > 0 && (!shape->backward || (shape->kept > 0 && shape->kept <= model->L)));
+    assert(!shape->backward || !shape->drift);
     struct training_pass *p = calloc(1, sizeof *p);
     if (!p) return error_set_memory(err, "a training pass", sizeof *p);
     *p = pass_of(model, pool, shape);
@@ -469,16 +474,16 @@ int training_pass_run(struct training_pass *p, const struct weights *weights, co
     return cancelled(p, err);
 }
 
-int training_pass_losses(struct training_pass *p, const struct weights *weights, const struct layer_maker *maker,
-                         const struct packed_batch *const *batches, float *const *losses, size_t n,
-                         attune_error *err) {
+/* The last layer's output of each batch into x(n, T_max, C). */
+static int forward_together(struct training_pass *p, const struct weights *weights, const struct layer_maker *maker,
+                            const struct packed_batch *const *batches, size_t n, float *x, attune_error *err) {
     const struct model *m = p->model;
     size_t each = p->shape.T_max * m->C;
     struct model_layer made;
     assert(n <= (p->shape.backward ? 1 : max_size(p->shape.together, 1)));
     for (size_t i = 0; i < n; i++) {
         assert(batches[i]->T <= p->shape.T_max);
-        embedding_forward(&p->ops, p->x + i * each, batches[i]->tokens, &m->embedding, batches[i]->T);
+        embedding_forward(&p->ops, x + i * each, batches[i]->tokens, &m->embedding, batches[i]->T);
     }
     for (size_t l = 0; l < m->L && !pool_cancelled(p->ops.pool); l++) {
         int code = maker ? maker->make(maker->user, l, &made, err) : ATTUNE_OK;
@@ -486,11 +491,9 @@ int training_pass_losses(struct training_pass *p, const struct weights *weights,
         for (size_t i = 0; i < n && !pool_cancelled(p->ops.pool); i++) {
             struct layer_run r = run_of(p, weights, batches[i], l, 0.0f, 0);
             if (maker) r.layer = &made;
-            layer_forward(&r, p->x + i * each, p->x + i * each);
+            layer_forward(&r, x + i * each, x + i * each);
         }
     }
-    for (size_t i = 0; i < n && !pool_cancelled(p->ops.pool); i++)
-        head(p, p->x + i * each, batches[i], 0, losses[i]);
     return cancelled(p, err);
 }
 
@@ -523,6 +526,59 @@ int training_pass_observe(struct training_pass *p, const struct weights *weights
         }
     }
     return cancelled(p, err);
+}
+
+int training_pass_losses(struct training_pass *p, const struct weights *weights, const struct layer_maker *maker,
+                         const struct packed_batch *const *batches, float *const *losses, size_t n,
+                         attune_error *err) {
+    int code = forward_together(p, weights, maker, batches, n, p->x, err);
+    if (code != ATTUNE_OK) return code;
+    for (size_t i = 0; i < n && !pool_cancelled(p->ops.pool); i++)
+        head(p, p->x + i * p->shape.T_max * p->model->C, batches[i], 0, losses[i]);
+    return cancelled(p, err);
+}
+
+/* What the head sees of a batch, in place: its supervised rows, normed. Returns how many. */
+static size_t norm_supervised(struct training_pass *p, float *x, const struct packed_batch *batch) {
+    const struct model *m = p->model;
+    size_t n = gather_supervised(p, x, batch);
+    rms_norm_forward(&p->ops, p->work.h, x, m->output_norm, m->eps, n, m->C);
+    memcpy(x, p->work.h, n * m->C * sizeof(float));
+    return n;
+}
+
+/* In the order of rows: the sums are the same for any number of threads. */
+static void add_drift(struct model_drift *sum, const struct row_drift *rows, size_t n) {
+    sum->tokens += n;
+    for (size_t i = 0; i < n; i++) {
+        sum->kl += rows[i].kl;
+        sum->loss_reference += rows[i].loss_reference;
+        sum->loss += rows[i].loss;
+        sum->agreeing += (size_t)rows[i].agrees;
+    }
+}
+
+int training_pass_drift(struct training_pass *p, const struct weights *reference, const struct weights *other,
+                        const struct layer_maker *maker, const struct packed_batch *const *batches, size_t n,
+                        struct model_drift *sum, attune_error *err) {
+    const struct model *m = p->model;
+    size_t each = p->shape.T_max * m->C;
+    float *x = p->x, *y = x + max_size(p->shape.together, 1) * each;
+    struct model_drift total = *sum;
+    assert(p->shape.drift);
+    int code = reference ? forward_together(p, reference, NULL, batches, n, x, err) : ATTUNE_OK;
+    for (size_t i = 0; reference && code == ATTUNE_OK && i < n; i++) norm_supervised(p, x + i * each, batches[i]);
+    if (code == ATTUNE_OK) code = forward_together(p, other, maker, batches, n, y, err);
+    if (code != ATTUNE_OK) return code;
+    for (size_t i = 0; i < n && !pool_cancelled(p->ops.pool); i++) {
+        size_t rows = norm_supervised(p, y + i * each, batches[i]);
+        head_drift(&p->ops, p->drift, p->logits, p->shape.head_rows, x + i * each, y + i * each, p->row_targets,
+                   &m->head, rows);
+        add_drift(&total, p->drift, rows);
+    }
+    code = cancelled(p, err);
+    if (code == ATTUNE_OK) *sum = total;
+    return code;
 }
 
 int training_pass_logits(struct training_pass *p, const struct weights *weights, const int32_t *tokens, size_t T,

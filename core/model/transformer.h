@@ -35,13 +35,14 @@ struct packed_batch {
     const uint64_t *keys;     /* (T) for dropout; NULL without */
 };
 
-/* What a pass is made for. The last two trade memory for time: results do not depend on them. */
+/* What a pass is made for. `kept` and `head_rows` trade memory for time: results do not depend on them. */
 struct pass_shape {
     size_t T_max; /* tokens of a batch, positions below it */
     size_t R_max; /* rank */
-    size_t together; /* batches that training_pass_losses takes at once; 0: one */
+    size_t together; /* batches that training_pass_losses and _drift take at once; 0: one */
     int backward;    /* 0: losses and logits only, less memory */
     int dropout;     /* 0: always none */
+    int drift;       /* 1: for training_pass_drift too: hidden states and logits of two models */
     enum precision precision;
     size_t kept;      /* layers whose activations stay until the backward instead of being computed again: 1 to L */
     size_t head_rows; /* rows whose logits exist at once, at least 16 or T_max */
@@ -82,6 +83,18 @@ struct input_observer {
 int training_pass_observe(struct training_pass *pass, const struct weights *weights, const struct layer_maker *maker,
                           const struct input_observer *observer, const struct packed_batch *const *batches, size_t n,
                           attune_error *err);
+/* How far one way to run a model is from another, over supervised positions: sums, which add up over calls. */
+struct model_drift {
+    size_t tokens, agreeing; /* agreeing: both find the same token most likely */
+    double kl;               /* KL(reference || other), nats */
+    double loss_reference, loss; /* nats */
+};
+/* Adds to *sum what batches[i], i < n <= together, tell of `other` (layers as for training_pass_losses) against
+ * `reference`. reference NULL: that of the last call, which had the same batches. Hidden states of both are there
+ * whole, logits of head_rows at once. On error *sum is as it was. */
+int training_pass_drift(struct training_pass *pass, const struct weights *reference, const struct weights *other,
+                        const struct layer_maker *maker, const struct packed_batch *const *batches, size_t n,
+                        struct model_drift *sum, attune_error *err);
 /* Logits (T, V) of all positions of one unpacked sequence, for comparisons. */
 int training_pass_logits(struct training_pass *pass, const struct weights *weights, const int32_t *tokens, size_t T,
                          float *logits, attune_error *err);

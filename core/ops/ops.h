@@ -136,6 +136,17 @@ void embedding_forward(const struct ops *ops, float *x, const int32_t *tokens, c
 void head_loss(const struct ops *ops, float *losses, float *dx, float *logits, size_t chunk, const float *x,
                const int32_t *targets, const float *weights, const struct matrix *head, size_t n);
 
+/* How far one row's logits are from another's; logits are f32, everything from there on is double. */
+struct row_drift {
+    double kl;                   /* KL(softmax(reference) || softmax(other)), nats, at least 0 */
+    double loss_reference, loss; /* nats of the target */
+    int agrees;                  /* the largest logit is the same token's */
+};
+/* drift(n) of normed hidden states reference(n, C) and other(n, C), through the same head. In chunks as head_loss;
+ * logits: 2 * chunk * V floats. Where both are the same bytes, kl is 0. */
+void head_drift(const struct ops *ops, struct row_drift *drift, float *logits, size_t chunk, const float *reference,
+                const float *other, const int32_t *targets, const struct matrix *head, size_t n);
+
 /* Inverted dropout of x(T, C) into y: kept values are scaled by 1/(1-p). The mask is a pure function
  * of (key, row_keys[t], c). Backward is the same call on dy. */
 void dropout_apply(const struct ops *ops, float *y, const float *x, float p, uint64_t key, const uint64_t *row_keys,
