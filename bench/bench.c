@@ -34,7 +34,7 @@ struct serving {
 };
 
 /* Keys and values of a token are rows of these blocks, by enum attune_kv_kind. */
-static const enum block_type kv_types[] = {BLOCK_F32, BLOCK_Q8_0, BLOCK_F32};
+static const enum block_type kv_types[] = {BLOCK_F16, BLOCK_Q8_0, BLOCK_F32};
 
 static double bytes_of(const struct matrix *w) { return (double)w->rows * (double)w->row_bytes; }
 
