@@ -1,7 +1,7 @@
 #include "inference/sampler.h"
 
 #include "core/base/random.h"
-#include "golden_file.h"
+#include "tests/golden_file.h"
 
 #include <math.h>
 #include <setjmp.h>
