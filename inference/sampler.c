@@ -201,9 +201,7 @@ void sampler_destroy(struct sampler *s) {
 static int in_vocabulary(const struct sampler *s, int32_t id) { return id >= 0 && (size_t)id < s->V; }
 
 /* A penalty makes a token unlikely, never impossible. */
-static float clamped(double x) {
-    return x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : (float)x;
-}
+static float clamped(double x) { return x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : (float)x; }
 
 /* Repetition as in Keskar et al. 2019 (CTRL), once for each token that came, however often; frequency and presence as
  * in OpenAI's API. */

@@ -1,7 +1,7 @@
 #include "inference/sampler.h"
 
 #include "core/base/random.h"
-#include "golden_file.h"
+#include "tests/golden_file.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -427,6 +427,29 @@ static void ties_at_a_cut_keep_the_lowest_ids(void **state) {
     o.top_p = 0;
     o.min_p = 1; /* all are the best */
     assert_int_equal(drawn(&o, logits, counts), 0xFFFF);
+}
+
+/* The search for a cut goes down from the best by an eighth, a quarter, a half, ...: candidates just below one of its
+ * steps. */
+static void cuts_beside_a_step_of_the_search(void **state) {
+    (void)state;
+    for (float depth = 0.125f; depth < 3000; depth *= 2)
+        for (int i = -4; i <= 4; i++)
+            for (int k = 1; k <= 4; k++) {
+                static const int ids[] = {11, 3, 8, 5, 13};
+                float logits[V], near = -depth * (1 + 1e-5f * (float)i);
+                unsigned set = 0, seen = 0;
+                for (int j = 0; j < V; j++) logits[j] = -9000;
+                for (int j = 0; j < 5; j++) logits[ids[j]] = j == 0 ? 0 : near * (1 + 1e-5f * (float)j);
+                for (int j = 0; j < k; j++) set |= BIT(ids[j]);
+                attune_generate_options o = defaults();
+                o.temperature = 1e6;
+                o.top_k = k;
+                struct sampler *s = sampler(&o, V);
+                for (int j = 0; j < 100; j++) seen |= BIT(next(s, logits, V, NULL, 0));
+                sampler_destroy(s);
+                assert_int_equal(seen, set);
+            }
 }
 
 /* Frequencies against probabilities p^(1/temperature): the seed is fixed, so the counts are too; five
@@ -871,6 +894,7 @@ int main(void) {
         cmocka_unit_test(top_k_of_one_is_greedy),
         cmocka_unit_test(cuts_keep_exactly_their_set),
         cmocka_unit_test(ties_at_a_cut_keep_the_lowest_ids),
+        cmocka_unit_test(cuts_beside_a_step_of_the_search),
         cmocka_unit_test(draws_follow_the_distribution),
         cmocka_unit_test(seeds_reproduce),
         cmocka_unit_test(a_draw_depends_on_its_number_alone),
