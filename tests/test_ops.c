@@ -706,13 +706,13 @@ static void test_attention_cached(void **state) {
     static const size_t pasts[] = {0, 1, 5, 66, 130}, news[] = {1, 3, 17, 64, 67};
     static const size_t widths[] = {2, 6, 64};
     /* parts of keys that end inside and outside of tiles; tokens of which some see nothing of a part */
-    static const size_t far[] = {127, 128, 255, 700, 1100}, few[] = {1, 2, 16, 24, 25};
+    static const size_t far[] = {127, 128, 255, 400, 600}, few[] = {1, 2, 16, 24, 50};
+    static const size_t kind_widths[] = {32, 64, 96};
+    static const enum block_type cache_kinds[] = {BLOCK_F32, BLOCK_F16, BLOCK_Q8_0};
     for (size_t i = 0; i < 5; i++)
-        for (size_t n = 0; n < 5; n++) {
-            check_cached(far[i], few[n], 1 + (i + n) % 3, 1 + n % 3, 32, BLOCK_F32);
-            check_cached(far[i], few[n], 1 + (i + n) % 3, 1 + i % 3, 64, BLOCK_F16);
-            check_cached(far[i], few[n], 1 + (i + n) % 3, 1 + i % 3, n % 2 ? 32 : 96, BLOCK_Q8_0);
-        }
+        for (size_t n = 0; n < 5; n++)
+            check_cached(far[i], few[n], 1 + (i + n) % 3, 1 + (i + 2 * n) % 4, kind_widths[(i + n) % 3],
+                         cache_kinds[(2 * i + n) % 3]);
     check_cached(90, 3, 1, 80, 32, BLOCK_Q8_0); /* more heads in a group than a task should have rows */
     check_cached(300, 1, 25, 1, 32, BLOCK_F16);
     for (size_t p = 0; p < 5; p++)

@@ -87,6 +87,7 @@ enum { PRODUCT_HEIGHT = 6, PRODUCT_VECTORS = 2 };
 
 #define GEMM_SUMS 12
 #include "core/kernels/lanes_gemm.h"
+#include "core/kernels/lanes_cache.h"
 
 const struct kernels kernels_avx2 = {
     .name = "avx2",
@@ -97,6 +98,8 @@ const struct kernels kernels_avx2 = {
     .quantize = {KERNELS_EACH_TYPE(QUANTIZE_ENTRY)},
     .row_dot = {KERNELS_EACH_TYPE(ROW_DOT_ENTRY)},
     .row_dots = {KERNELS_EACH_TYPE(ROW_DOTS_ENTRY)},
+    .query_keys = CACHE_ENTRIES(query_keys),
+    .weigh_values = CACHE_ENTRIES(weigh_values),
     .gemm = gemm,
     .add_narrow = add_narrow,
     .dot = dot,

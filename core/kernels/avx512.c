@@ -84,6 +84,7 @@ enum { PRODUCT_HEIGHT = 12, PRODUCT_VECTORS = 2 };
 #define GEMM_NARROW 8 /* half of a vector: eight lanes are as fast, or faster where 512 bits take two cycles */
 #define gemm_narrow kernels_avx2.gemm
 #include "core/kernels/lanes_gemm.h"
+#include "core/kernels/lanes_cache.h"
 
 const struct kernels kernels_avx512 = {
     .name = "avx512",
@@ -94,6 +95,8 @@ const struct kernels kernels_avx512 = {
     .quantize = {KERNELS_EACH_TYPE(QUANTIZE_ENTRY)},
     .row_dot = {KERNELS_EACH_TYPE(ROW_DOT_ENTRY)},
     .row_dots = {KERNELS_EACH_TYPE(ROW_DOTS_ENTRY)},
+    .query_keys = CACHE_ENTRIES(query_keys),
+    .weigh_values = CACHE_ENTRIES(weigh_values),
     .gemm = gemm,
     .add_narrow = add_narrow,
     .dot = dot,

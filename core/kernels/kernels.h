@@ -76,6 +76,14 @@ struct kernels {
     void (*row_dots[BLOCK_TYPE_LIMIT])(float *out, const void *rows, size_t row_bytes, size_t n_rows, const float *x,
                                        size_t n);
 
+    /* A few queries over n rows of a cache, row_bytes apart: scores(m, n) = q(m, D) keys(n, D)^T, rows lds floats
+     * apart, and o(m, D) += weights(m, n) values(n, D), rows of weights ldw floats apart. D is a multiple of 16.
+     * NULL for kinds that no cache has, and where gemm over unpacked rows is as good. */
+    void (*query_keys[BLOCK_TYPE_LIMIT])(float *scores, size_t lds, const float *q, size_t m, const void *keys,
+                                         size_t row_bytes, size_t n, size_t D);
+    void (*weigh_values[BLOCK_TYPE_LIMIT])(float *o, size_t D, const float *weights, size_t ldw, size_t m,
+                                           const void *values, size_t row_bytes, size_t n);
+
     /* C[m, n] = alpha * op(A) op(B) + beta * C, row-major, op(A) is (m, k), op(B) is (k, n).
      * beta 0 does not read C, alpha 0 neither A nor B. The result does not depend on which thread calls. */
     void (*gemm)(int transpose_a, int transpose_b, size_t m, size_t n, size_t k, float alpha, const float *a,

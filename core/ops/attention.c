@@ -263,10 +263,13 @@ void attention_backward(const struct ops *ops, float *dq, float *dk, float *dv, 
  * too, each a task with an output of its own, which are put together in order when all are done. */
 
 enum {
-    TILE = 128,        /* keys that are unpacked at once */
-    CACHED_ROWS = 72,  /* query rows of a task, about: heads of a group times tokens */
+    TILE = 256,        /* keys that are unpacked at once */
+    CACHED_ROWS = 96,  /* query rows of a task, about: heads of a group times tokens */
+    CACHED_FEW = 8,    /* rows that are multiplied as the keys are unpacked */
     CACHED_TASKS = 24, /* where a block of tokens is all there is: that many by parts of its keys, about */
-    PART_WHOLE = 16    /* a part has a multiple of these */
+    PART_LEAST = 128,  /* keys of a part, about */
+    PART_WHOLE = 16,   /* a part has a multiple of these */
+    APART = TILE + 16  /* floats from a row of scores to the next */
 };
 
 struct cached {
@@ -276,15 +279,16 @@ struct cached {
     const float *q;
     size_t past, T, H, group;
     size_t each;             /* tokens of a task */
+    int few;                 /* the kernels for few rows */
     size_t n_parts, part;    /* keys of a part */
     float *parts;            /* (KV, n_parts, T * group, D) outputs, then (KV, n_parts, T * group) logarithms */
 };
 
 /* A task's rows, in the order of their tokens: the later ones see more. */
 struct cached_rows {
-    float *q, *o;   /* (rows, D) */
+    float *q, *o;   /* (rows, D); q is scaled */
     float *sums;    /* (rows) logarithms */
-    float *p;       /* (rows, TILE + WHOLE) */
+    float *p;       /* (rows, APART) */
     float *keys;    /* (TILE, D) */
     size_t rows, first; /* first: the first token */
 };
@@ -294,7 +298,7 @@ static size_t parts_most(size_t KV) { return KV < CACHED_TASKS ? pieces(CACHED_T
 
 size_t attention_cached_scratch_floats(size_t H, size_t KV, size_t D) {
     size_t rows = tokens_each(H / KV) * (H / KV);
-    return rows * (2 * D + 1 + TILE + WHOLE) + TILE * D;
+    return rows * (2 * D + 1 + APART) + TILE * D;
 }
 
 size_t attention_cached_parts_floats(size_t H, size_t KV, size_t D) {
@@ -308,13 +312,16 @@ static float *part_sums_of(const struct cached *c, size_t kv, size_t part) {
     return part_of(c, c->layer->KV, 0) + (kv * c->n_parts + part) * c->T * c->group;
 }
 
+static const unsigned char *row_at(const struct cached *c, const unsigned char *rows, size_t kv, size_t from) {
+    return rows + (kv * c->layer->context + from) * c->layer->row_bytes;
+}
+
 /* n keys or values from `from` on as floats: where they are, or unpacked. */
 static const float *unpacked(const struct cached *c, float *to, const unsigned char *rows, size_t kv, size_t from,
                              size_t n) {
-    const struct cached_layer *l = c->layer;
-    const void *at = rows + (kv * l->context + from) * l->row_bytes;
-    if (l->kind == BLOCK_F32) return at;
-    c->ops->kernels->dequantize[l->kind](to, at, n * l->D);
+    const void *at = row_at(c, rows, kv, from);
+    if (c->layer->kind == BLOCK_F32) return at;
+    c->ops->kernels->dequantize[c->layer->kind](to, at, n * c->layer->D);
     return to;
 }
 
@@ -326,30 +333,51 @@ static void join_scores(const struct cached *c, float *p, size_t n, size_t seen,
     float total = most + logf(expf(*sum - most) + expf(more - most));
     float keep = expf(*sum - total), add = expf(more - total);
     *sum = total;
-    for (size_t i = 0; i < seen; i++) p[i] *= add;
-    for (size_t i = 0; i < c->layer->D; i++) o[i] *= keep;
+    for (size_t i = 0; i < seen && add != 1.0f; i++) p[i] *= add;
+    for (size_t i = 0; i < c->layer->D && keep != 1.0f; i++) o[i] *= keep;
+}
+
+/* Of rows from `begin` on: p = q k^T;  o += p v. */
+static void score_keys(const struct cached *c, const struct cached_rows *r, size_t begin, size_t kv, size_t from,
+                       size_t n) {
+    const struct kernels *kernels = c->ops->kernels;
+    const struct cached_layer *l = c->layer;
+    float *q = r->q + begin * l->D, *p = r->p + begin * APART;
+    if (c->few)
+        kernels->query_keys[l->kind](p, APART, q, r->rows - begin, row_at(c, l->k, kv, from), l->row_bytes, n, l->D);
+    else
+        kernels->gemm(0, 1, r->rows - begin, n, l->D, 1.0f, q, l->D, unpacked(c, r->keys, l->k, kv, from, n), l->D,
+                      0.0f, p, APART);
+}
+static void add_values(const struct cached *c, const struct cached_rows *r, size_t begin, size_t kv, size_t from,
+                       size_t n) {
+    const struct kernels *kernels = c->ops->kernels;
+    const struct cached_layer *l = c->layer;
+    float *o = r->o + begin * l->D, *p = r->p + begin * APART;
+    if (c->few)
+        kernels->weigh_values[l->kind](o, l->D, p, APART, r->rows - begin, row_at(c, l->v, kv, from), l->row_bytes, n);
+    else
+        kernels->gemm(0, 0, r->rows - begin, l->D, n, 1.0f, p, APART, unpacked(c, r->keys, l->v, kv, from, n), l->D,
+                      1.0f, o, l->D);
 }
 
 /* Keys from .. from + n for all rows that see one of them. */
 static void attend_tile(const struct cached *c, const struct cached_rows *r, size_t kv, size_t from, size_t n) {
-    const struct kernels *kernels = c->ops->kernels;
-    size_t D = c->layer->D, apart = TILE + WHOLE, seen = c->past + r->first + 1; /* by the first token */
+    size_t seen = c->past + r->first + 1; /* by the first token */
     size_t begin = from < seen ? 0 : (from - seen + 1) * c->group;
     if (begin >= r->rows) return;
-    const float *k = unpacked(c, r->keys, c->layer->k, kv, from, n);
-    kernels->gemm(0, 1, r->rows - begin, n, D, 1.0f / sqrtf((float)D), r->q + begin * D, D, k, D, 0.0f,
-                  r->p + begin * apart, apart);
+    score_keys(c, r, begin, kv, from, n);
     for (size_t i = begin; i < r->rows; i++)
-        join_scores(c, r->p + i * apart, n, min_size(n, seen + i / c->group - from), &r->sums[i], r->o + i * D);
-    const float *v = unpacked(c, r->keys, c->layer->v, kv, from, n);
-    kernels->gemm(0, 0, r->rows - begin, D, n, 1.0f, r->p + begin * apart, apart, v, D, 1.0f, r->o + begin * D, D);
+        join_scores(c, r->p + i * APART, n, min_size(n, seen + i / c->group - from), &r->sums[i],
+                    r->o + i * c->layer->D);
+    add_values(c, r, begin, kv, from, n);
 }
 
 static struct cached_rows rows_of(const struct cached *c, float *scratch, size_t kv, size_t first, size_t part) {
     size_t rows = min_size(c->each, c->T - first) * c->group, D = c->layer->D;
     struct cached_rows r = {.rows = rows, .first = first};
     r.keys = scratch, scratch += TILE * D;
-    r.p = scratch, scratch += rows * (TILE + WHOLE);
+    r.p = scratch, scratch += rows * APART;
     r.q = scratch, scratch += rows * D;
     r.o = c->n_parts > 1 ? part_of(c, kv, part) : scratch;
     r.sums = c->n_parts > 1 ? part_sums_of(c, kv, part) : scratch + rows * D;
@@ -362,8 +390,9 @@ static void cached_task(void *argument, size_t task, int worker) {
     size_t blocks = pieces(c->T, c->each), first = (blocks - 1 - task / KV / c->n_parts) * c->each; /* longest first */
     struct cached_rows r = rows_of(c, c->ops->scratch + (size_t)worker * c->ops->scratch_floats, kv, first, part);
     size_t n = r.rows / c->group, keys = c->past + first + n;
+    float scale = 1.0f / sqrtf((float)c->layer->D);
     for (size_t t = 0; t < n; t++)
-        memcpy(r.q + t * width, c->q + ((first + t) * KV + kv) * width, width * sizeof(float));
+        for (size_t i = 0; i < width; i++) r.q[t * width + i] = scale * c->q[((first + t) * KV + kv) * width + i];
     memset(r.o, 0, n * width * sizeof(float));
     for (size_t i = 0; i < r.rows; i++) r.sums[i] = -INFINITY;
     size_t from = part * c->part, to = min_size(from + c->part, keys);
@@ -399,8 +428,9 @@ void attention_cached(const struct ops *ops, float *o, const float *q, const str
     struct cached c = {.ops = ops, .layer = layer, .o = o, .q = q, .past = past, .T = T, .H = H,
                        .group = H / layer->KV, .n_parts = 1, .part = past + T, .parts = parts};
     c.each = tokens_each(c.group);
+    c.few = T * c.group <= CACHED_FEW && layer->D % 16 == 0 && ops->kernels->query_keys[layer->kind];
     if (T <= c.each) {
-        size_t most = min_size(parts_most(layer->KV), pieces(past + T, TILE));
+        size_t most = min_size(parts_most(layer->KV), pieces(past + T, PART_LEAST));
         c.part = pieces(pieces(past + T, most), PART_WHOLE) * PART_WHOLE;
         c.n_parts = pieces(past + T, c.part);
     }
