@@ -98,7 +98,7 @@ LANE void prefetch(const uint8_t *p, size_t bytes, int quick) {
         if (quick)
             __builtin_prefetch(p + 8192 + line, 0, 2);
         else
-            __builtin_prefetch(p + 4096 + line, 0, 3);
+            __builtin_prefetch(p + 6144 + line, 0, 3);
 }
 LANE __mmask32 first_words(size_t n) { return n >= 32 ? 0xffffffff : (1u << n) - 1; }
 
