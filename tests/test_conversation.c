@@ -179,6 +179,7 @@ static void reset_takes_what_is_served_now(void **state) {
         if (merged) assert_true(same_line(&still, &expected));
         fine(attune_session_reset(held, &err), &err);
         assert_string_equal(attune_session_text(held), "");
+        assert_true(held->rank >= variant_rank(held->variant));
         assert_int_equal(attune_session_generate(held, NULL, NULL, NULL, NULL, &err), ATTUNE_ERROR_STATE);
         attune_provenance p;
         ATTUNE_INIT(p);
