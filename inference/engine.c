@@ -36,11 +36,14 @@ static void take_merged(struct variant *v, struct merged *merged, enum merge_mod
     v->lora = NULL;
 }
 
+/* For hashing, which may take a second for big models: during a swap the threads are the sessions'. */
+static struct pool *idle_pool(const attune_engine *e) { return e->variant ? NULL : e->pool; }
+
 static int open_cached(const attune_engine *e, struct variant *v, const struct variant_request *r, attune_error *err) {
     struct merged_key key = {v->adapter_sha256, r->merge};
     struct merged *merged = NULL;
     if (!r->cache) return error_set(err, ATTUNE_ERROR_NOT_FOUND, NULL, "no cache of merged weights");
-    int code = merged_cache_open(r->cache, &key, e->model, e->pool, &merged, err);
+    int code = merged_cache_open(r->cache, &key, e->model, idle_pool(e), &merged, err);
     if (code == ATTUNE_OK) take_merged(v, merged, r->merge);
     return code;
 }
@@ -49,7 +52,8 @@ static int open_cached(const attune_engine *e, struct variant *v, const struct v
  * fails the weights stay in memory. */
 static void keep_merged(const attune_engine *e, struct variant *v, const struct variant_request *r) {
     struct merged_key key = {v->adapter_sha256, v->merge};
-    if (!r->cache || merged_cache_keep(r->cache, &key, e->model, e->pool, v->merged, 0, NULL) != ATTUNE_OK) return;
+    if (!r->cache) return;
+    if (merged_cache_keep(r->cache, &key, e->model, idle_pool(e), v->merged, 0, NULL) != ATTUNE_OK) return;
     /* Forgetting removes the adapter before it empties the cache: when the adapter is there still, so will this be
      * seen. */
     if (access(r->adapter, F_OK) != 0)

@@ -166,6 +166,8 @@ static void merged_once(void **state) {
             assert_int_equal(info.seconds_merge > 0, merges && round == 0);
             assert_true(info.seconds_open > 0 && info.seconds_open >= info.seconds_merge);
             assert_string_equal(info.adapter_sha256, sha256_of(adapter_path(f, 1)));
+            /* what was kept is used from the file at once: it is not in memory twice, nor for each process */
+            assert_int_equal(engine->variant->merged && engine->variant->merged->gguf, merges);
             expect_answer(engine, &wanted);
             attune_engine_close(engine);
         }
@@ -221,6 +223,17 @@ static void calibrated_is_only_kept(void **state) {
     assert_null(engine);
     FAILS(attune_engine_open_files(TINY_BASE, adapter_path(f, 1), &o, &engine, &f->err), ATTUNE_ERROR_NOT_FOUND,
           "nightly job", "1.gguf");
+
+    /* chosen because it was measured, and gone from the cache: what has no drift will do */
+    struct variant_request request = {.adapter = adapter_path(f, 1), .number = 1, .merge = MERGE_CALIBRATED};
+    engine = open_engine(f, "base", NULL);
+    assert_int_equal(engine_replace(engine, &request, NULL), ATTUNE_ERROR_NOT_FOUND);
+    request.automatic = 1;
+    OK(engine_replace(engine, &request, &f->err));
+    assert_string_equal(info_of(engine).merge, "none");
+    assert_int_equal(info_of(engine).adapter, 1);
+    attune_engine_close(engine);
+    engine = NULL;
 
     struct model *model = NULL;
     struct lora *lora = NULL;
@@ -335,6 +348,8 @@ static void swapped_as_asked_at_open(void **state) {
     OK(attune_adapter_use(f->home, 0, &f->err));
     OK(attune_engine_swap(active, NULL, NULL, &f->err));
     assert_int_equal(info_of(active).adapter, 0);
+    OK(attune_engine_swap(first, NULL, NULL, &f->err));
+    assert_int_equal(info_of(first).adapter, 1);
     attune_engine_close(active);
     attune_engine_close(first);
 }

@@ -460,6 +460,19 @@ static void least_recently_used_go(void **state) {
     keep(c, &keys[5], 1);
     assert_true(!is_kept(c, 2) && !is_kept(c, 3) && is_kept(c, 4) && is_kept(c, 5));
     assert_int_equal(count(c, "merged-", ".verified", NULL), 2);
+    /* whatever the clock says */
+    char other[600];
+    struct timespec ahead[2] = {{.tv_sec = INT32_MAX}, {.tv_sec = INT32_MAX}};
+    forget_verified(c);
+    for (int i = 4; i < 6; i++) {
+        char start[64];
+        snprintf(start, sizeof start, "merged-%.16s-", c->adapters[i]);
+        assert_int_equal(count(c, start, ".gguf", other), 1);
+        assert_int_equal(utimensat(AT_FDCWD, other, ahead, 0), 0);
+    }
+    keep(c, &keys[0], three - 1);
+    assert_true(is_kept(c, 0));
+    assert_int_equal(count(c, "merged-", ".gguf", NULL), 2);
     /* the default is far above */
     for (int i = 0; i < ADAPTERS; i++) keep(c, &keys[i], 0);
     assert_int_equal(count(c, "merged-", ".gguf", NULL), ADAPTERS);
