@@ -21,8 +21,8 @@ int merge_mode_parse(const char *text, enum merge_mode *mode, attune_error *err)
         *mode = (enum merge_mode)i;
         return ATTUNE_OK;
     }
-    return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "unknown merge mode \"%.64s\": none, same, calibrated, q8, f16 or auto",
-                     text);
+    return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
+                     "unknown merge mode \"%.64s\": none, same, calibrated, q8, f16 or auto", text);
 }
 
 static enum block_type type_for(const struct matrix *w, enum merge_mode mode) {

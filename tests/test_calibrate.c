@@ -151,7 +151,7 @@ static int first_made(void *user, size_t l, struct model_layer *out, attune_erro
     return ATTUNE_OK;
 }
 
-/* The error of the outputs, and not of the weights, is what calibrating makes small: for every matrix, in every type. */
+/* The error of the outputs, and not of the weights, is what calibrating makes small: of every matrix, in any type. */
 static void test_error(void **state) {
     (void)state;
     static const enum block_type types[] = {BLOCK_Q4_0, BLOCK_Q4_1, BLOCK_Q5_0, BLOCK_Q5_1,
