@@ -13,6 +13,7 @@ enum {
     SEEN_LEAST = 4, /* tokens that a matrix must have seen: a SEEN_LEAST-th of its columns */
     SWEEPS = 4     /* more hardly lower the error */
 };
+#define MADE_SHARE 0.9 /* of the work on a layer, when it is made */
 static const double damping_share = 0.01; /* of H's mean diagonal: as GPTQ */
 static const double singular = 1e-9;      /* q are all but equal: scale and low cannot be told apart */
 
@@ -36,6 +37,7 @@ struct calibration {
     float *scratch;       /* (threads, scratch_floats) */
     size_t scratch_floats;
     size_t seen, layer; /* tokens that the layer has seen */
+    double told; /* the share reported last */
     int cancelled;
 };
 
@@ -44,7 +46,8 @@ struct calibration {
 static int report(struct calibration *c, double of_layer) {
     double share = ((double)c->layer + of_layer) / (double)c->model->L;
     const struct merge_progress *p = c->progress;
-    if (p && !c->cancelled && p->report(share < 1 ? share : 1, p->user)) c->cancelled = 1;
+    if (share > c->told) c->told = share < 1 ? share : 1; /* sums of parts may fall back by a rounding */
+    if (p && !c->cancelled && p->report(c->told, p->user)) c->cancelled = 1;
     return !c->cancelled && !pool_cancelled(c->pool);
 }
 
@@ -95,6 +98,12 @@ static void see(void *user, size_t layer, enum target target, const float *x, si
     if (group == 0) c->seen += T;
     if (!report(c, 0) || !gather.h) return;
     pool_run(c->pool, (width + TILE - 1) / TILE, gather_tile, &gather);
+}
+
+static void passed(void *user, size_t layer) {
+    struct calibration *c = user;
+    c->layer = layer;
+    report(c, MADE_SHARE);
 }
 
 /* The lower triangle, and the damping that keeps H well away from singular; 0: H is of no use. */
@@ -418,7 +427,7 @@ static int make(void *user, size_t l, struct model_layer *out, attune_error *err
         for (int t = 0; t < TARGET_COUNT && code == ATTUNE_OK; t++) {
             if (group_of((enum target)t) != group || c->lora->pairs[l].target[t].rank == 0) continue;
             if (c->cancelled) break;
-            code = solve_matrix(c, l, (enum target)t, usable, done += 1.0 / (TARGET_COUNT + 1), err);
+            code = solve_matrix(c, l, (enum target)t, usable, done += MADE_SHARE / TARGET_COUNT, err);
         }
         memset(c->h[group], 0, n * n * sizeof(float));
     }
@@ -475,7 +484,7 @@ int calibrate_create(const struct model *model, const struct lora *lora, struct 
     struct training_pass *pass = NULL;
     struct weights weights = {model, model->layers, lora->pairs};
     struct layer_maker maker = {make, &c};
-    struct input_observer observer = {see, &c};
+    struct input_observer observer = {see, passed, &c};
     size_t T_max = 1;
     for (size_t i = 0; i < n; i++)
         if (T_max < batches[i]->T) T_max = batches[i]->T;

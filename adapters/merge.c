@@ -21,15 +21,15 @@ int merge_mode_parse(const char *text, enum merge_mode *mode, attune_error *err)
         *mode = (enum merge_mode)i;
         return ATTUNE_OK;
     }
-    return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "unknown merge mode \"%.64s\": none, same, calibrated, q8, f16 or auto",
-                     text);
+    return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
+                     "unknown merge mode \"%.64s\": none, same, calibrated, q8, f16 or auto", text);
 }
 
 static enum block_type type_for(const struct matrix *w, enum merge_mode mode) {
     return mode == MERGE_F16 ? BLOCK_F16 : mode == MERGE_Q8 ? BLOCK_Q8_0 : w->type;
 }
 
-/* The layer `from` with memory for its targeted matrices; made NULL: counting. Types that cannot be made are worth 0
+/* The layer `from` with memory for its targeted matrices; made NULL: counting. Rows that are no whole blocks are worth 0
  * bytes here and refused by mode_check. */
 static void layer_layout(struct arena *arena, const struct model_layer *from, uint32_t targets, enum merge_mode mode,
                          struct model_layer *made) {
@@ -69,17 +69,12 @@ static int mode_check(const struct model *model, const struct lora *lora, enum m
             if (lora->pairs[l].target[t].rank == 0) continue;
             const struct matrix *w = &model->layers[l].linear[t];
             enum block_type type = type_for(w, mode);
-            const struct block_format *format = block_format_get(type);
             char name[LORA_TENSOR_NAME_SIZE];
             lora_tensor_name(name, l, t);
-            if (!format || !format->quantize)
-                return error_set(err, ATTUNE_ERROR_UNSUPPORTED, name,
-                                 "attune cannot write %s, the type of %s: merge with q8 or f16, or not at all",
-                                 block_type_name(type), name);
             if (block_row_bytes(type, w->cols) == 0)
                 return error_set(err, ATTUNE_ERROR_UNSUPPORTED, name,
                                  "rows of %s have %zu elements, not whole blocks of %s: merge with f16, or not at all",
-                                 name, w->cols, format->name);
+                                 name, w->cols, block_type_name(type));
         }
     }
     return ATTUNE_OK;

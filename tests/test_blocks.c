@@ -228,7 +228,8 @@ static void quantize_errs_by_half_a_step(void **state) {
             format->quantize(block, in, 32);
             format->dequantize(out, block, 32);
             /* Q4_0 reaches -8 d to 7 d: the far end may err by a whole step; so may Q5_0's */
-            double bound = (cases[c].type == BLOCK_Q4_0 || cases[c].type == BLOCK_Q5_0 ? 2.0 : 1.0) / cases[c].steps * 1.02;
+            int one_sided = cases[c].type == BLOCK_Q4_0 || cases[c].type == BLOCK_Q5_0;
+            double bound = (one_sided ? 2.0 : 1.0) / cases[c].steps * 1.02;
             for (int i = 0; i < 32; i++) assert_true(fabs((double)in[i] - (double)out[i]) <= bound);
         }
     }

@@ -108,7 +108,7 @@ static void check_quantize(const struct kernels *table) {
             for (size_t i = 0; i < N; i++) {
                 if (round % 4 == 0) x.data[i] = made_float() * expf(8 * made_float());
                 else if (round % 4 == 1) x.data[i] = few[made_bits() % (2 + round / 6)];
-                else if (round % 4 == 2) x.data[i] = (float)(int)(made_bits() % 255) / 2 - 63; /* halves of Q8_0's steps */
+                else if (round % 4 == 2) x.data[i] = (float)(made_bits() % 255) / 2 - 63; /* halves of Q8_0's steps */
                 else x.data[i] = fabsf(made_float()) + (i % 7 == 0 ? -0.0f : 0);
             }
             scalar()->quantize[made_types[t]](expected.data, x.data, N);
@@ -665,7 +665,8 @@ int main(void) {
         cmocka_unit_test(test_quants),         cmocka_unit_test(test_row_groups), cmocka_unit_test(test_halves),
         cmocka_unit_test(test_gemm),           cmocka_unit_test(test_gemm_threads), cmocka_unit_test(test_sums),
         cmocka_unit_test(test_softmax),        cmocka_unit_test(test_softmax_limits), cmocka_unit_test(test_exp),
-        cmocka_unit_test(test_swiglu), cmocka_unit_test(test_quantize), cmocka_unit_test(test_random_products), cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_swiglu),         cmocka_unit_test(test_quantize),
+        cmocka_unit_test(test_random_products), cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_softmax_backward), cmocka_unit_test(test_rms_norm), cmocka_unit_test(test_rotations),
         cmocka_unit_test(test_transpose),
     };

@@ -45,7 +45,7 @@ static double tolerance(enum block_type type, double most, double range) {
     case BLOCK_Q4_1: return range / 15 * 0.51 + most * 0x1p-9;
     case BLOCK_Q5_0: return most / 16 * 1.01 + most * 0x1p-10;
     case BLOCK_Q5_1: return range / 31 * 0.51 + most * 0x1p-9;
-    /* a part's grid is itself on a grid of 63 steps, and was searched for a small square error, not a small largest one */
+    /* a part's grid is itself on one of 63 steps, and was searched for a small square error, not a small largest one */
     case BLOCK_Q4_K: return range / 15;
     case BLOCK_Q5_K: return range / 31 * 1.2;
     case BLOCK_Q6_K: return most / 32 * 1.2;

@@ -20,21 +20,14 @@ struct tiny_base {
     unsigned char *data[TINY_L][TARGET_COUNT];
 };
 
-/* Quantized from random weights; a type without a quantizer gets random blocks with 0.01 as first and second half,
- * which are its scale and, where it has one, its minimum. */
+/* Quantized from random weights. */
 static inline void tiny_base_fill(unsigned char *data, const struct matrix *w, uint64_t key) {
     const struct block_format *format = block_format_get(w->type);
     float *row = calloc(w->cols, sizeof *row);
     for (size_t r = 0; r < w->rows; r++) {
         unsigned char *to = data + r * w->row_bytes;
         for (size_t c = 0; c < w->cols; c++) row[c] = 0.4f * random_uniform(key, r * w->cols + c) - 0.2f;
-        if (format->quantize) {
-            format->quantize(to, row, w->cols);
-            continue;
-        }
-        uint16_t scale[2] = {half_from_float(0.01f), half_from_float(0.01f)};
-        for (size_t i = 0; i < w->row_bytes; i++) to[i] = (unsigned char)random_u64(key, r * w->row_bytes + i);
-        for (size_t i = 0; i < w->row_bytes; i += format->bytes) memcpy(to + i, scale, sizeof scale);
+        format->quantize(to, row, w->cols);
     }
     free(row);
 }

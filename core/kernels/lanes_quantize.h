@@ -1,6 +1,6 @@
 /* Quantizing, over a vector of LANES floats: blocks.c's arithmetic operation by operation, so that finite floats give
- * the same bits. Included by the table files behind lanes_blocks.h. Types that nothing here is faster for are blocks.c's
- * own. */
+ * the same bits. Included by the table files behind lanes_blocks.h. Types that nothing here is faster for are those
+ * of blocks.c. */
 #ifndef CORE_KERNELS_LANES_QUANTIZE_H
 #define CORE_KERNELS_LANES_QUANTIZE_H
 

@@ -523,6 +523,7 @@ int training_pass_observe(struct training_pass *p, const struct weights *weights
             r.layer = &made;
             r.pairs = NULL;
             layer_forward(&r, p->x + i * each, p->x + i * each);
+            if (observer->passed) observer->passed(observer->user, l);
         }
     }
     return cancelled(p, err);

@@ -76,6 +76,7 @@ int training_pass_losses(struct training_pass *pass, const struct weights *weigh
 /* Sees x(T, width), what a matrix is multiplied with: that of q for k and v, that of gate for up. */
 struct input_observer {
     void (*see)(void *user, size_t layer, enum target target, const float *x, size_t T, size_t width);
+    void (*passed)(void *user, size_t layer); /* a batch has gone through the layer that was made; or NULL */
     void *user;
 };
 /* Layer by layer: all batches go through the one of weights, adapter included, and the observer sees their inputs;
