@@ -446,8 +446,14 @@ static int pause_job(attune_job *job, const char *why, attune_error *err) {
 /* job->plan is that of the run that made it. What memory does not allow is not measured. */
 static int begin_drift(attune_job *job, const struct lora *lora, int number, attune_error *err) {
     struct drift_source source = {.store = job->store, .model = job->model, .pool = job->pool, .home = job->home,
-                                  .settings = &job->settings, .lora = lora, .adapter = number, .plan = &job->plan,
-                                  .bytes = job->memory.drift_bytes};
+                                  .settings = &job->settings, .lora = lora, .adapter = number, .adapter_sha256 = job->drift_sha256,
+                                  .plan = &job->plan, .bytes = job->memory.drift_bytes,
+                                  .room = job->memory.drift_room};
+    attune_adapter_info info;
+    ATTUNE_INIT(info);
+    int code = store_adapter_get(job->store, number, &info, err);
+    if (code != ATTUNE_OK) return code;
+    memcpy(job->drift_sha256, info.sha256, sizeof info.sha256);
     source.shape = memory_drift_shape(&job->plan.settings.train, job->opponent ? &job->opponent->config : NULL);
     return source.bytes > 0 ? drift_create(&source, &job->drift, err) : ATTUNE_OK;
 }
@@ -496,6 +502,12 @@ static int end_drift(attune_job *job, int code, attune_error *why) {
     char *reason = job->plan.row.reason;
     size_t size = sizeof job->plan.row.reason, n = strlen(reason);
     if (code >= 0 || code == ATTUNE_ERROR_CANCELLED) code = drift_keep(job->drift, why);
+#ifdef ATTUNE_PREPARE_SERVING
+    double left = job->options.time_s > 0 ? job->options.time_s - (job_now() - job->opened) : 0;
+    if (code == ATTUNE_OK && left >= 0 && !atomic_load(&job->cancelled))
+        code = drift_prepare_serving(job->drift, left, why);
+    if (code == ATTUNE_ERROR_CANCELLED) code = ATTUNE_OK; /* no time left, or stopped: as well without */
+#endif
     if (code < 0 && code != ATTUNE_ERROR_STATE)
         snprintf(reason + n, size - n, "; what merging costs could not be measured: %s", why->message);
     drift_destroy(job->drift);
