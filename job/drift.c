@@ -154,7 +154,8 @@ static struct store_drift as_row(const struct drift *d, int i) {
     const struct drift_source *s = &d->source;
     const struct model_drift *sum = &d->sums[i];
     double tokens = (double)sum->tokens;
-    struct store_drift row = {.adapter = s->adapter, .kl = sum->kl / tokens, .agreement = (double)sum->agreeing / tokens,
+    struct store_drift row = {.adapter = s->adapter, .kl = sum->kl / tokens,
+                              .agreement = (double)sum->agreeing / tokens,
                               .loss = sum->loss / tokens, .loss_none = sum->loss_reference / tokens,
                               .tokens = (int64_t)sum->tokens, .rows = (int64_t)d->at,
                               .bytes = (int64_t)merge_bytes(s->model, s->lora->config.targets, d->modes[i]),
