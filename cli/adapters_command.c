@@ -126,7 +126,7 @@ static void print_drifts(const struct drifts *drifts, const attune_adapter_info 
         struct words share = {"-"};
         double part = lost(d, info);
         if (isfinite(part)) snprintf(share.text, sizeof share.text, "%.1f %%", 100 * part);
-        cli_print("  %-10s  %5d  %8s  %9.5f  %7.2f %%  %8.4f  %8s\n", d->merge, speed_rank(drifts, i),
+        cli_print("  %-10s  %5d  %8s  %9.6f  %7.2f %%  %8.4f  %8s\n", d->merge, speed_rank(drifts, i),
                   cli_bytes((double)d->bytes).text, d->kl, 100 * d->agreement, d->loss, share.text);
     }
     cli_print("  %-10s  %5s  %8s  %9s  %9s  %8.4f  %8s\n", "none", "-", "-", "-", "-", drifts->items[0].loss_none, "-");

@@ -25,7 +25,8 @@ static int check_adapter(attune_store *store, int adapter, attune_error *err) {
     if (code == ATTUNE_OK) code = store_step(store, statement, noting_drift, err);
     if (code == ATTUNE_CONTINUE) gone = sqlite3_column_int(statement, 0);
     sqlite3_finalize(statement);
-    if (code == ATTUNE_DONE) return error_set(err, ATTUNE_ERROR_NOT_FOUND, store->path, "there is no adapter %d", adapter);
+    if (code == ATTUNE_DONE)
+        return error_set(err, ATTUNE_ERROR_NOT_FOUND, store->path, "there is no adapter %d", adapter);
     if (code != ATTUNE_CONTINUE) return code;
     return gone ? error_set(err, ATTUNE_ERROR_STATE, store->path,
                             "adapter %d was revoked, as it learned from what was forgotten", adapter)

@@ -2,6 +2,12 @@
 
 #include "trainer/batches.h"
 
+#ifdef ATTUNE_PREPARE_SERVING
+#include "adapters/calibrate.h"
+#include "adapters/merged_cache.h"
+#include "job/phases.h"
+#endif
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,7 +154,8 @@ static struct store_drift as_row(const struct drift *d, int i) {
     const struct drift_source *s = &d->source;
     const struct model_drift *sum = &d->sums[i];
     double tokens = (double)sum->tokens;
-    struct store_drift row = {.adapter = s->adapter, .kl = sum->kl / tokens, .agreement = (double)sum->agreeing / tokens,
+    struct store_drift row = {.adapter = s->adapter, .kl = sum->kl / tokens,
+                              .agreement = (double)sum->agreeing / tokens,
                               .loss = sum->loss / tokens, .loss_none = sum->loss_reference / tokens,
                               .tokens = (int64_t)sum->tokens, .rows = (int64_t)d->at,
                               .bytes = (int64_t)merge_bytes(s->model, s->lora->config.targets, d->modes[i]),
@@ -163,6 +170,103 @@ int drift_keep(const struct drift *d, attune_error *err) {
     for (int i = 0; i < d->n_modes; i++) rows[i] = as_row(d, i);
     return store_drift_put(d->source.store, rows, (size_t)d->n_modes, err);
 }
+
+#ifdef ATTUNE_PREPARE_SERVING
+
+/* ---- what will be served ---- */
+
+enum { CALIBRATION_BATCHES = 12 }; /* of micro_tokens each: of the newest rows that were learned from */
+static const double CALIBRATION_SECONDS = 60;
+
+struct deadline {
+    double at; /* 0: none */
+};
+static int past(double share, void *user) {
+    const struct deadline *deadline = user;
+    (void)share;
+    return deadline->at > 0 && job_now() > deadline->at;
+}
+
+static int calibrate(struct drift *d, const struct merge_progress *progress, struct merged **out, attune_error *err) {
+    const struct drift_source *s = &d->source;
+    const struct plan *plan = s->plan;
+    struct packer *packers[CALIBRATION_BATCHES] = {NULL};
+    const struct packed_batch *batches[CALIBRATION_BATCHES];
+    size_t n = 0, at = 0, rows = plan->n_train < 8 * CALIBRATION_BATCHES ? plan->n_train : 8 * CALIBRATION_BATCHES;
+    const size_t *newest = plan->train + plan->n_train - rows;
+    int code = ATTUNE_OK;
+    for (; n < CALIBRATION_BATCHES && at < rows && code == ATTUNE_OK; n++) {
+        code = packer_create(s->shape.micro_tokens, &packers[n], err);
+        if (code != ATTUNE_OK) break;
+        at = packer_fill(packers[n], &plan->examples, newest, at, rows, 0.0, 0);
+        batches[n] = &packers[n]->batch;
+    }
+    /* MERGE's part */
+    if (code == ATTUNE_OK) code = calibrate_create(s->model, s->lora, s->pool, batches, n, progress, out, err);
+    for (size_t i = 0; i < CALIBRATION_BATCHES; i++) packer_destroy(packers[i]);
+    return code;
+}
+
+/* The drift of weights that are merged already, as that of the other modes. */
+static int measure_merged(struct drift *d, const struct merged *merged, enum merge_mode mode, attune_error *err) {
+    const struct drift_source *s = &d->source;
+    struct weights none = {s->model, s->model->layers, s->lora->pairs}, other = {s->model, merge_layers(merged), NULL};
+    struct store_drift row;
+    d->modes[0] = mode;
+    d->sums[0] = (struct model_drift){0};
+    int code = evaluator_create(s->model, s->pool, &s->shape, 0, &d->evaluator, err);
+    for (d->at = 0; d->at < d->n_rows && code == ATTUNE_OK; d->at += group_rows(d, d->at))
+        code = evaluator_drift(&d->evaluator, &none, &other, NULL, &s->plan->examples, d->rows + d->at,
+                               group_rows(d, d->at), &d->sums[0], err);
+    evaluator_free(&d->evaluator);
+    if (code != ATTUNE_OK) return code;
+    row = as_row(d, 0);
+    return store_drift_put(s->store, &row, 1, err);
+}
+
+/* The weights that are there, or merged now, into the home's cache. */
+static int keep_merged(struct drift *d, enum merge_mode mode, const struct merge_progress *progress,
+                       struct merged *merged, attune_error *err) {
+    const struct drift_source *s = &d->source;
+    struct merged_key key = {s->adapter_sha256, mode};
+    char folder[HOME_PATH_MAX];
+    int code = home_file(s->home, "cache", folder, err), made = !merged;
+    if (code == ATTUNE_OK && made) code = merge_create(s->model, s->lora, mode, s->pool, progress, &merged, err);
+    /* ENGINE's part */
+    if (code == ATTUNE_OK) code = merged_cache_keep(folder, &key, s->model, s->pool, merged, 0, err);
+    if (made) merge_destroy(merged);
+    return code;
+}
+
+static size_t calibration_bytes(const struct drift *d) {
+    const struct drift_source *s = &d->source;
+    return calibrate_bytes(s->model, &s->lora->config, pool_threads(s->pool), s->shape.micro_tokens,
+                           CALIBRATION_BATCHES);
+}
+
+int drift_prepare_serving(struct drift *d, double seconds, attune_error *err) {
+    const struct drift_source *s = &d->source;
+    struct deadline deadline = {seconds > 0 ? job_now() + seconds : 0};
+    struct merge_progress progress = {past, &deadline};
+    enum merge_mode mode = s->settings->merge;
+    int code = ATTUNE_OK, wanted = mode == MERGE_CALIBRATED || mode == MERGE_AUTO;
+    evaluator_free(&d->evaluator);
+    if (wanted && (seconds == 0 || seconds >= CALIBRATION_SECONDS) && calibration_bytes(d) <= s->room) {
+        struct merged *merged = NULL;
+        code = calibrate(d, &progress, &merged, err);
+        if (code == ATTUNE_OK) code = measure_merged(d, merged, MERGE_CALIBRATED, err);
+        if (code == ATTUNE_OK) code = keep_merged(d, MERGE_CALIBRATED, &progress, merged, err);
+        merge_destroy(merged);
+    }
+    if (code == ATTUNE_OK && mode == MERGE_AUTO)
+        code = serve_choose_merge(s->home, s->adapter, s->settings->drift_limit, &mode, err);
+    if (code != ATTUNE_OK || mode == MERGE_NONE || mode == MERGE_CALIBRATED) return code;
+    return merge_bytes(s->model, s->lora->config.targets, mode) <= s->room
+               ? keep_merged(d, mode, &progress, NULL, err)
+               : ATTUNE_OK;
+}
+
+#endif
 
 /* ---- how much it is ---- */
 

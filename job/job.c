@@ -292,7 +292,8 @@ static int make_plan(attune_job *job, attune_error *err) {
     code = create_trainer(job, &settings, parent, err);
     if (code == ATTUNE_OK && job->options.time_s > 0) code = measure(job, err);
     if (code != ATTUNE_OK) return code;
-    double train_rate = pace_per_second(&job->train_pace), merges = settings_judged(&settings) == MERGE_NONE ? 0 : FOLDS_MAX;
+    double train_rate = pace_per_second(&job->train_pace);
+    double merges = settings_judged(&settings) == MERGE_NONE ? 0 : FOLDS_MAX;
     struct budget budget = {.training = work_of_training(job->model), .judging = work_of_judging(job->model),
                             .train_rate = train_rate / GUARD,
                             .evaluate_rate = pace_per_second(&job->judge_pace) / GUARD,
@@ -446,8 +447,14 @@ static int pause_job(attune_job *job, const char *why, attune_error *err) {
 /* job->plan is that of the run that made it. What memory does not allow is not measured. */
 static int begin_drift(attune_job *job, const struct lora *lora, int number, attune_error *err) {
     struct drift_source source = {.store = job->store, .model = job->model, .pool = job->pool, .home = job->home,
-                                  .settings = &job->settings, .lora = lora, .adapter = number, .plan = &job->plan,
-                                  .bytes = job->memory.drift_bytes};
+                                  .settings = &job->settings, .lora = lora, .adapter = number,
+                                  .adapter_sha256 = job->drift_sha256, .plan = &job->plan,
+                                  .bytes = job->memory.drift_bytes, .room = job->memory.drift_room};
+    attune_adapter_info info;
+    ATTUNE_INIT(info);
+    int code = store_adapter_get(job->store, number, &info, err);
+    if (code != ATTUNE_OK) return code;
+    memcpy(job->drift_sha256, info.sha256, sizeof info.sha256);
     source.shape = memory_drift_shape(&job->plan.settings.train, job->opponent ? &job->opponent->config : NULL);
     return source.bytes > 0 ? drift_create(&source, &job->drift, err) : ATTUNE_OK;
 }
@@ -473,6 +480,7 @@ static int look_back(attune_job *job, attune_error *err) {
     job->training = work_of_training(job->model);
     assume_pace(job);
     code = share_memory(job, &job->plan.settings, run.parent, err);
+    if (job->memory.peak > ceiling_of(&job->options, &job->settings)) job->memory.drift_bytes = 0;
     if (code == ATTUNE_OK) code = begin_drift(job, job->opponent, job->active, err);
     if (!job->drift) plan_free(&job->plan);
     return code;
@@ -492,12 +500,21 @@ static int may_measure(attune_job *job) {
 }
 
 /* Optional: what goes wrong here fails no run, and is said in its reason. */
-static int end_drift(attune_job *job, int code, attune_error *why) {
+static void note_failure(attune_job *job, const attune_error *why) {
     char *reason = job->plan.row.reason;
     size_t size = sizeof job->plan.row.reason, n = strlen(reason);
+    snprintf(reason + n, size - n, "; what merging costs could not be measured: %s", why->message);
+}
+
+static int end_drift(attune_job *job, int code, attune_error *why) {
     if (code >= 0 || code == ATTUNE_ERROR_CANCELLED) code = drift_keep(job->drift, why);
-    if (code < 0 && code != ATTUNE_ERROR_STATE)
-        snprintf(reason + n, size - n, "; what merging costs could not be measured: %s", why->message);
+#ifdef ATTUNE_PREPARE_SERVING
+    double left = job->options.time_s > 0 ? job->options.time_s - (job_now() - job->opened) : 0;
+    if (code == ATTUNE_OK && left >= 0 && !atomic_load(&job->cancelled))
+        code = drift_prepare_serving(job->drift, left, why);
+    if (code == ATTUNE_ERROR_CANCELLED) code = ATTUNE_OK; /* no time left, or stopped: as well without */
+#endif
+    if (code < 0 && code != ATTUNE_ERROR_STATE) note_failure(job, why);
     drift_destroy(job->drift);
     job->drift = NULL;
     if (job->report.finished) return ATTUNE_DONE;
@@ -515,7 +532,7 @@ static int measure_drift(attune_job *job) {
 /* A run has published: what merging costs is measured now, or by a later call. */
 static int after_publishing(attune_job *job) {
     attune_error why;
-    if (begin_drift(job, job->trainer->lora, job->report.adapter, &why) != ATTUNE_OK) return ATTUNE_DONE;
+    if (begin_drift(job, job->trainer->lora, job->report.adapter, &why) != ATTUNE_OK) note_failure(job, &why);
     return job->drift ? ATTUNE_CONTINUE : ATTUNE_DONE;
 }
 

@@ -107,6 +107,7 @@ void memory_plan_make(const struct memory_needs *needs, uint64_t ceiling, struct
     out->peak = always + larger(train_bytes(needs, out->train_bytes, &out->kept),
                                 judge_bytes(needs, out->judge_bytes) + merging);
     plan_drift(needs, always, left, out);
+    out->drift_room = out->peak - always;
 }
 
 int memory_count_rows(attune_store *store, uint64_t *rows, attune_error *err) {

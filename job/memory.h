@@ -25,6 +25,7 @@ struct memory_plan {
     uint64_t peak, least;            /* of the resident memory: as shared out, and the least that would do */
     size_t train_bytes, judge_bytes; /* that activations may take */
     size_t drift_bytes;              /* ... where the drift of merging is measured; 0: there is no room for that */
+    uint64_t drift_room;             /* ... and merged weights, once there is an adapter */
     size_t kept;                     /* layers whose activations are kept for the backward */
 };
 /* Fits the run into `ceiling`; into the least where that is more: then peak > ceiling. */

@@ -47,6 +47,7 @@ struct attune_job {
     struct evaluator evaluator;
     struct layer_merge *merge;   /* what judges, in the mode that will be served; NULL: as it is */
     struct memory_plan memory;
+    char drift_sha256[65];       /* of the adapter whose drift is measured */
     struct drift *drift;         /* being measured: of what this call published, or an earlier one */
     int looked_back;             /* for an adapter whose drift was not measured */
 

@@ -310,6 +310,24 @@ finish() {
     [ "$failures" -eq 0 ]
     exit
 }
+# ---- what merging an adapter costs, on the tiny model ----
+
+expect 0 init --home "$D/tiny" --base "$ROOT/tests/golden/tiny_llama.gguf" --consent
+sed -e 's/^rank = .*/rank = 2/' -e 's/^epochs = .*/epochs = 3/' -e 's/^learning_rate = .*/learning_rate = 0.01/' \
+    -e 's/^max_tokens = .*/max_tokens = 160/' -e 's/^micro_tokens = .*/micro_tokens = 160/' \
+    "$D/tiny/attune.conf" >"$D/conf" && cp "$D/conf" "$D/tiny/attune.conf"
+head -n 12 "$ROOT/examples/personas/sailor.jsonl" >"$D/in"
+expect 0 import --home "$D/tiny" -
+expect 0 train --home "$D/tiny" --now --json
+out '"published": true'
+expect 0 adapters show 1 --home "$D/tiny" --json
+json
+key drift speed kl agreement loss_none lost
+out '"merge": "q8", "speed": '
+expect 0 adapters show 1 --home "$D/tiny"
+out "What merging costs"
+out "KL (nats)"
+
 if [ -z "${ATTUNE_TEST_MODEL:-}" ]; then
     echo "ATTUNE_TEST_MODEL is not set: what needs the base model is left out"
     finish
