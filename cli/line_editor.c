@@ -178,7 +178,8 @@ static enum line_read read_plain(struct line_editor *e, const char *prompt, char
 enum line_read line_editor_read(struct line_editor *e, const char *prompt, char **line) {
     enum line_read read;
 #ifdef ATTUNE_LINE_EDITING
-    if (e->edit) read = read_edited(e, prompt, line);
+    if (e->edit)
+        read = read_edited(e, prompt, line);
     else
 #endif
         read = read_plain(e, prompt, line);
