@@ -201,7 +201,8 @@ static int edit(struct chat *c, const char *text) {
         free(edited);
         return CLI_DONE;
     }
-    if (!answer_add_mark(last, ATTUNE_FEEDBACK_EDIT, text)) code = no_memory();
+    if (!answer_add_mark(last, ATTUNE_FEEDBACK_EDIT, text))
+        code = no_memory();
     else {
         give_feedback(c, last, ATTUNE_FEEDBACK_EDIT, 0, text);
         c->changed = true;
@@ -231,7 +232,8 @@ static int undo(struct chat *c, const char *text) {
         if (c->terminal && last->id.text[0])
             cli_note("The last turn is taken back. It stays recorded: attune forget --id %s deletes it.\n",
                      last->id.text);
-        else tell(c, "The last turn is taken back.");
+        else
+            tell(c, "The last turn is taken back.");
         conversation_drop_turn(&c->words);
     }
     c->changed = true;
@@ -304,8 +306,7 @@ static int load(struct chat *c, const char *path) {
     if (!state_path(path, state, sizeof state) || !conversation_load(&c->words, path)) return CLI_FAILED;
     /* Another adapter, cache or context, or no file at all: the words are there. */
     c->changed = attune_session_restore(c->session, state, NULL) != ATTUNE_OK;
-    if (c->terminal)
-        cli_note("%s turns, and the conversation goes on.\n", cli_count((int64_t)c->words.n).text);
+    if (c->terminal) cli_note("%s turns, and the conversation goes on.\n", cli_count((int64_t)c->words.n).text);
     return CLI_DONE;
 }
 

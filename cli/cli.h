@@ -200,7 +200,8 @@ size_t cli_utf8_valid(const char *text, size_t n);
 int cli_read_input(bool line, char **text, size_t *length);
 
 /* The text as the person leaves it in $VISUAL or $EDITOR, without the newline at its end; in a folder that nobody else
- * may read and that is removed. *edited: malloc'ed, NULL when it is as it was. Errors are told; CLI_GO or an exit code. */
+ * may read and that is removed. *edited: malloc'ed, NULL when it is as it was. Errors are told; CLI_GO or an exit
+ * code. */
 int cli_edit_text(const char *text, char **edited);
 
 /* ---- output ---- */

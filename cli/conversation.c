@@ -60,7 +60,9 @@ void conversation_free(struct conversation *c) {
     *c = (struct conversation){0};
 }
 
-struct turn *conversation_last(const struct conversation *c) { return c->n ? &c->turns[c->n - 1] : NULL; }
+struct turn *conversation_last(const struct conversation *c) {
+    return c->n ? &c->turns[c->n - 1] : NULL;
+}
 
 struct answer *conversation_last_answer(const struct conversation *c) {
     struct turn *turn = conversation_last(c);

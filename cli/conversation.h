@@ -35,9 +35,9 @@ struct conversation {
 /* An empty one with a new name and the same system message. */
 void conversation_clear(struct conversation *c);
 void conversation_free(struct conversation *c);
-struct turn *conversation_last(const struct conversation *c);           /* NULL: there is none */
-struct answer *conversation_last_answer(const struct conversation *c);  /* NULL: there is none */
-const char *answer_text(const struct answer *answer); /* with the edits that were made */
+struct turn *conversation_last(const struct conversation *c);          /* NULL: there is none */
+struct answer *conversation_last_answer(const struct conversation *c); /* NULL: there is none */
+const char *answer_text(const struct answer *answer);                  /* with the edits that were made */
 
 /* false: no memory, and nothing is changed; texts are copied. */
 bool conversation_set_system(struct conversation *c, const char *text);

@@ -99,7 +99,7 @@ static void open_edit(struct line_editor *e) {
     el_set(e->edit, EL_SIGNAL, 1);
     el_set(e->edit, EL_HIST, history, e->history);
     el_set(e->edit, EL_GETCFN, read_character);
-    el_set(e->edit, EL_ADDFN, "attune-paste", "text of several lines at once", take_paste);
+    el_wset(e->edit, EL_ADDFN, L"attune-paste", L"text of several lines at once", take_paste); /* el_set would leak */
     el_source(e->edit, NULL);
     el_set(e->edit, EL_BIND, "\\e[200~", "attune-paste", NULL);
 }
@@ -178,7 +178,8 @@ static enum line_read read_plain(struct line_editor *e, const char *prompt, char
 enum line_read line_editor_read(struct line_editor *e, const char *prompt, char **line) {
     enum line_read read;
 #ifdef ATTUNE_LINE_EDITING
-    if (e->edit) read = read_edited(e, prompt, line);
+    if (e->edit)
+        read = read_edited(e, prompt, line);
     else
 #endif
         read = read_plain(e, prompt, line);

@@ -88,7 +88,8 @@ static int run_editor(const char *editor, const char *path) {
     sigemptyset(&ignore.sa_mask);
     sigaction(SIGINT, &ignore, &before);
     if (posix_spawnp(&child, "sh", NULL, &attributes, arguments, environ) == 0)
-        while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+        while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+        }
     sigaction(SIGINT, &before, NULL);
     posix_spawnattr_destroy(&attributes);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
@@ -111,8 +112,10 @@ int cli_edit_text(const char *text, char **edited) {
     char folder[1024], path[1040];
     const char *editor = getenv("VISUAL");
     if (!editor || !*editor) editor = getenv("EDITOR");
-    if (!editor || !*editor) return cli_fail_text("neither $VISUAL nor $EDITOR names an editor: /edit TEXT goes without");
-    if (!make_folder(folder, sizeof folder)) return cli_fail_text("cannot make a folder for the text: %s", strerror(errno));
+    if (!editor || !*editor)
+        return cli_fail_text("neither $VISUAL nor $EDITOR names an editor: /edit TEXT goes without");
+    if (!make_folder(folder, sizeof folder))
+        return cli_fail_text("cannot make a folder for the text: %s", strerror(errno));
     snprintf(path, sizeof path, "%s/answer.txt", folder);
     fflush(NULL);
     int code = edit_file(editor, path, text, edited);

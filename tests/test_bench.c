@@ -1,4 +1,5 @@
 /* attune_bench: figures of every kind, refusals. How fast it is, no test says. */
+#include "core/model/model.h"
 #include "tests/home_fixture.h"
 
 static attune_bench_options quick(void) {
@@ -30,14 +31,57 @@ static void test_kinds(void **state) {
     attune_bench_result r = bench(f, "train", &options);
     assert_true(positive(r.tokens_per_s) && positive(r.gflops) && r.tokens >= 2 * 48 && r.tokens % 48 == 0);
     r = bench(f, "decode", &options);
-    assert_true(positive(r.tokens_per_s) && positive(r.gflops) && positive(r.gbytes_per_s));
+    assert_true(positive(r.tokens_per_s) && positive(r.gflops) && positive(r.gbytes_per_s) && positive(r.limit_share));
     assert_true(r.tokens >= 48 && r.tokens % 48 == 0);
     options.merge = "q8"; /* through merged weights */
     r = bench(f, "prefill", &options);
     assert_true(positive(r.tokens_per_s) && positive(r.gflops) && r.tokens >= 48);
-    options.merge = NULL; /* f16 */
-    r = bench(f, "merge", &options);
-    assert_true(r.tokens == 0 && r.tokens_per_s == 0);
+    assert_true(r.base_share > 0 && r.base_share < 1 && strlen(r.arithmetic) > 0 && r.limit_share >= 0);
+}
+
+/* The bytes of tiny_llama's matrices, out of its file: what a token reads, and what merging them makes. */
+static double matrix_bytes(struct homes *f, double *head, size_t *per_place) {
+    struct model *model = NULL;
+    double n = 0;
+    OK(model_open(TINY_BASE, FILE_MAP, &model, &f->err));
+    for (size_t l = 0; l < model->L; l++)
+        for (int t = 0; t < TARGET_COUNT; t++)
+            n += (double)model->layers[l].linear[t].rows * (double)model->layers[l].linear[t].row_bytes;
+    *head = (double)model->head.rows * (double)model->head.row_bytes;
+    *per_place = 2 * model->L * model->KV * model->D * sizeof(float);
+    model_close(model);
+    return n;
+}
+
+/* A token behind d others reads all weights and, with itself, d + 1 places of the cache. */
+static void test_bytes(void **state) {
+    struct homes *f = *state;
+    attune_bench_options options = quick();
+    double head, weights;
+    size_t per_place;
+    weights = matrix_bytes(f, &head, &per_place);
+    options.tokens = 1;
+    options.kv = ATTUNE_KV_F32;
+    assert_int_equal(bench(f, "decode", &options).bytes, (int64_t)(weights + head + (double)per_place));
+    options.depth = 20;
+    assert_int_equal(bench(f, "decode", &options).bytes, (int64_t)(weights + head + 21.0 * (double)per_place));
+    options.tokens = 5; /* 21, 22, 23, 24, 25 */
+    assert_int_equal(bench(f, "decode", &options).bytes, (int64_t)(weights + head + 23.0 * (double)per_place));
+}
+
+static void test_merge(void **state) {
+    struct homes *f = *state;
+    attune_bench_options options = quick();
+    double head, weights;
+    size_t per_place;
+    weights = matrix_bytes(f, &head, &per_place);
+    attune_bench_result r = bench(f, "merge", &options), same;
+    assert_true(r.tokens == 0 && r.tokens_per_s == 0 && positive(r.gbytes_per_s));
+    options.merge = "same";
+    same = bench(f, "merge", &options);
+    assert_int_equal(same.bytes, (int64_t)weights);
+    options.merge = "f16";
+    assert_int_equal(bench(f, "merge", &options).bytes, r.bytes);
 }
 
 /* ---- train on rows ---- */
@@ -183,7 +227,19 @@ static void test_refused_rows(void **state) {
     refuse(f, TINY_BASE, "train", &options, ATTUNE_ERROR_ARGUMENT, "precision", "");
     options = quick();
     options.precision = ATTUNE_PRECISION_F32;
-    refuse(f, TINY_BASE, "prefill", &options, ATTUNE_ERROR_ARGUMENT, "for train", "");
+    refuse(f, TINY_BASE, "merge", &options, ATTUNE_ERROR_ARGUMENT, "precision is for train", "");
+    options = quick();
+    options.depth = 4;
+    refuse(f, TINY_BASE, "train", &options, ATTUNE_ERROR_ARGUMENT, "for decode and prefill", "");
+    refuse(f, TINY_BASE, "merge", &options, ATTUNE_ERROR_ARGUMENT, "for decode and prefill", "");
+    options.depth = -1;
+    refuse(f, TINY_BASE, "decode", &options, ATTUNE_ERROR_ARGUMENT, "depth", "");
+    options = quick();
+    options.kv = 3;
+    refuse(f, TINY_BASE, "decode", &options, ATTUNE_ERROR_ARGUMENT, "f16, q8 or f32", "");
+    options = quick();
+    options.merge = "none";
+    refuse(f, TINY_BASE, "merge", &options, ATTUNE_ERROR_ARGUMENT, "merges nothing", "");
     options = quick();
     options.epochs = 2;
     refuse(f, TINY_BASE, "train", &options, ATTUNE_ERROR_ARGUMENT, "rows", "");
@@ -198,7 +254,8 @@ static void test_refused_rows(void **state) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, homes_setup, homes_teardown)
 
 int main(void) {
-    const struct CMUnitTest tests[] = {TEST(test_kinds), TEST(test_rows), TEST(test_rows_adapter), TEST(test_refusals),
+    const struct CMUnitTest tests[] = {TEST(test_kinds),       TEST(test_bytes),        TEST(test_merge),
+                                       TEST(test_rows),        TEST(test_rows_adapter), TEST(test_refusals),
                                        TEST(test_refused_rows)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -154,7 +154,18 @@ for value in -1 18446744073709551616 1.5 x; do refused "--seed wants" train "--s
 for value in -1 1025 x; do refused "--threads wants" train "--threads=$value"; done
 for value in -1 1.01 x 0.5x nan; do refused "--top-p wants" generate x "--top-p=$value"; done
 for value in catalog fres "" "active|fresh"; do refused "--from wants active|fresh" train "--from=$value"; done
-refused "--merge wants none|f16|q8|same" generate x --merge q4
+refused "--merge wants none|same|calibrated|q8|f16|auto" generate x --merge q4
+refused "--merge wants none|f16|q8|same" bench decode --merge auto
+refused "--kv wants f16|q8|f32" generate x --kv q4
+refused "--precision wants auto|f32" generate x --precision f16
+for value in -2.1 2.1 x -nan --1 -; do refused "--frequency-penalty wants" generate x "--frequency-penalty=$value"; done
+for value in 0 -1 1.5 x ""; do refused "--penalty-window wants" generate x "--penalty-window=$value"; done
+for value in "" x 3 =1 3= -1=2 3=x 3=101 3=-101 3=inf 3=-Inf 3=nan 99999999999=1 "3 =1"; do
+    refused "--bias wants ID=VALUE" generate x "--bias=$value"
+done
+refused "--alternatives is for --json" generate x --alternatives 3
+refused "--alternatives wants" generate x --json --alternatives 21
+refused "--lookup wants" generate x --lookup 9
 refused "--home wants a path" status --home=
 refused "has no option --key-file" doctor --key-file x
 refused "has no option --key-file" generate x --key-file x
@@ -231,6 +242,10 @@ done
 for option in "--epochs 2" "--memory 1G" "--precision f32" "--out x"; do
     # shellcheck disable=SC2086
     refused "${option%% *} is for bench train" bench merge $option
+done
+for kind in train merge; do
+    refused "--depth is for bench decode and bench prefill" bench $kind --depth 4
+    refused "--kv is for bench decode and bench prefill" bench $kind --kv q8
 done
 refused "--rows is for bench train and bench record" bench merge --rows 4
 refused "bench record wants --rows N" bench record --rows some
@@ -424,7 +439,8 @@ err "line 2"
 
 expect 0 generate "Say hello." --max-tokens 8 --json
 json
-key text ids prompt_tokens prompt_seconds seconds tokens_per_s model merge
+key text ids prompt_tokens prompt_seconds first_token_seconds seconds tokens_per_s reused_tokens drafted accepted \
+    dropped_tokens open_seconds merge_seconds from_cache model merge
 out '"tokens": 8,'
 out '"reason": "length"'
 out '"adapter": 0,'
@@ -438,10 +454,17 @@ expect 0 generate "Say hello." --max-tokens 8 --temp 1 --seed 7 --top-k 40 --top
 checks=$((checks + 1))
 [ "$(sed 's/"prompt_tokens.*//' "$D/first")" = "$(sed 's/"prompt_tokens.*//' "$D/out")" ] ||
     fail "generate: another answer with the same seed"
+expect 0 generate "Say hello." --max-tokens 2 --alternatives 3 --json
+json
+checks=$((checks + 1))
+[ "$(grep -o '"logprob": ' "$D/out" | wc -l)" -eq 8 ] || fail "generate: not two tokens with three alternatives each"
+expect 0 generate "Say hello." --max-tokens 1 --json --bias 19556=-inf --bias "665=-0.5"
+checks=$((checks + 1))
+! grep -qF '"ids": [19556' "$D/out" || fail "generate: a token that is forbidden"
 expect 1 generate "Say hello." --adapter 9
 expect 1 generate "Say hello." --context 8
 printf 'Hi.\n\n/help\nAnd?\n/quit\nNever.\n' >"$D/in"
-expect 0 chat --max-tokens 2 --json
+expect 0 chat --max-tokens 2 --json --no-record
 checks=$((checks + 1))
 [ "$(grep -c '"text": ' "$D/out")" -eq 2 ] || fail "chat: not two answers"
 
@@ -461,7 +484,13 @@ out '"ok": true'
 expect 0 doctor --base "$ATTUNE_TEST_MODEL"
 expect 0 bench merge --seconds 0.1 --rank 4 --json
 json
-key tokens_per_s seconds seconds_load tokens peak_rss_mib limits gflops gbytes_per_s kernels threads
+key tokens_per_s seconds seconds_load tokens peak_rss_mib limits gflops gbytes_per_s kernels threads bytes
+expect 0 bench decode --depth 40 --tokens 4 --seconds 0.1 --json
+json
+key limit_share bytes
+expect 0 bench prefill --tokens 40 --seconds 0.1 --json
+json
+key limit_share base arithmetic share limit_gflops
 printf '{"prompt": "Who goes there?", "response": "A friend."}\n' >"$D/friend.jsonl"
 expect 0 bench train --rows "$D/friend.jsonl" --out "$D/friend.gguf" --json
 json
