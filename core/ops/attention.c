@@ -266,7 +266,8 @@ enum {
     TILE = 256,        /* keys that are unpacked at once */
     CACHED_ROWS = 96,  /* query rows of a task, about: heads of a group times tokens */
     CACHED_FEW = 8,    /* rows that are multiplied as the keys are unpacked */
-    CACHED_TASKS = 24, /* where a block of tokens is all there is: that many by parts of its keys, about */
+    SPLIT_ROWS = 48,   /* up to here, and for one token, keys are cut into parts: */
+    CACHED_TASKS = 24, /* that many tasks of all heads, about */
     PART_LEAST = 128,  /* keys of a part, about */
     PART_WHOLE = 16,   /* a part has a multiple of these */
     APART = TILE + 16  /* floats from a row of scores to the next */
@@ -278,22 +279,23 @@ struct cached {
     float *o;
     const float *q;
     size_t past, T, H, group;
-    size_t each;             /* tokens of a task */
-    int few;                 /* the kernels for few rows */
-    size_t n_parts, part;    /* keys of a part */
-    float *parts;            /* (KV, n_parts, T * group, D) outputs, then (KV, n_parts, T * group) logarithms */
+    size_t each;          /* tokens of a task */
+    int few;              /* the kernels for few rows */
+    size_t n_parts, part; /* part: keys of one */
+    float *parts;         /* (KV, n_parts, T * group, D) outputs, then (KV, n_parts, T * group) logarithms */
 };
 
 /* A task's rows, in the order of their tokens: the later ones see more. */
 struct cached_rows {
-    float *q, *o;   /* (rows, D); q is scaled */
-    float *sums;    /* (rows) logarithms */
-    float *p;       /* (rows, APART) */
-    float *keys;    /* (TILE, D) */
+    float *q, *o;       /* (rows, D); q is scaled */
+    float *sums;        /* (rows) logarithms */
+    float *p;           /* (rows, APART) */
+    float *keys;        /* (TILE, D) */
     size_t rows, first; /* first: the first token */
 };
 
 static size_t tokens_each(size_t group) { return CACHED_ROWS / group > 0 ? CACHED_ROWS / group : 1; }
+static size_t split_rows(size_t group) { return group < SPLIT_ROWS ? SPLIT_ROWS : group; }
 static size_t parts_most(size_t KV) { return KV < CACHED_TASKS ? pieces(CACHED_TASKS, KV) : 1; }
 
 size_t attention_cached_scratch_floats(size_t H, size_t KV, size_t D) {
@@ -302,7 +304,7 @@ size_t attention_cached_scratch_floats(size_t H, size_t KV, size_t D) {
 }
 
 size_t attention_cached_parts_floats(size_t H, size_t KV, size_t D) {
-    return parts_most(KV) * KV * tokens_each(H / KV) * (H / KV) * (D + 1);
+    return parts_most(KV) * KV * split_rows(H / KV) * (D + 1);
 }
 
 static float *part_of(const struct cached *c, size_t kv, size_t part) {
@@ -429,7 +431,7 @@ void attention_cached(const struct ops *ops, float *o, const float *q, const str
                        .group = H / layer->KV, .n_parts = 1, .part = past + T, .parts = parts};
     c.each = tokens_each(c.group);
     c.few = T * c.group <= CACHED_FEW && layer->D % 16 == 0 && ops->kernels->query_keys[layer->kind];
-    if (T <= c.each) {
+    if (T * c.group <= split_rows(c.group)) {
         size_t most = min_size(parts_most(layer->KV), pieces(past + T, PART_LEAST));
         c.part = pieces(pieces(past + T, most), PART_WHOLE) * PART_WHOLE;
         c.n_parts = pieces(past + T, c.part);
