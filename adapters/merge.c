@@ -29,8 +29,8 @@ static enum block_type type_for(const struct matrix *w, enum merge_mode mode) {
     return mode == MERGE_F16 ? BLOCK_F16 : mode == MERGE_Q8 ? BLOCK_Q8_0 : w->type;
 }
 
-/* The layer `from` with memory for its targeted matrices; made NULL: counting. Rows that are no whole blocks are worth 0
- * bytes here and refused by mode_check. */
+/* The layer `from` with memory for its targeted matrices; made NULL: counting. Rows that are no whole blocks are worth
+ * 0 bytes here and refused by mode_check. */
 static void layer_layout(struct arena *arena, const struct model_layer *from, uint32_t targets, enum merge_mode mode,
                          struct model_layer *made) {
     if (made) *made = *from;
