@@ -2,11 +2,9 @@
 
 #include "trainer/batches.h"
 
-#ifdef ATTUNE_PREPARE_SERVING
 #include "adapters/calibrate.h"
 #include "adapters/merged_cache.h"
 #include "job/phases.h"
-#endif
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -171,7 +169,6 @@ int drift_keep(const struct drift *d, attune_error *err) {
     return store_drift_put(d->source.store, rows, (size_t)d->n_modes, err);
 }
 
-#ifdef ATTUNE_PREPARE_SERVING
 
 /* ---- what will be served ---- */
 
@@ -266,7 +263,6 @@ int drift_prepare_serving(struct drift *d, double seconds, attune_error *err) {
                : ATTUNE_OK;
 }
 
-#endif
 
 /* ---- how much it is ---- */
 

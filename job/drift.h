@@ -34,11 +34,9 @@ int drift_unit(struct drift *drift, attune_error *err);
 /* Into the store: what was measured so far in every mode; nothing where that is no row. ATTUNE_ERROR_STATE: the adapter
  * was revoked meanwhile. */
 int drift_keep(const struct drift *drift, attune_error *err);
-#ifdef ATTUNE_PREPARE_SERVING
 /* After drift_keep, in as many seconds (0: no limit): the calibrated merge and its drift, where the settings ask for it
  * or leave it to auto; then the cache of what will be served. */
 int drift_prepare_serving(struct drift *drift, double seconds, attune_error *err);
-#endif
 size_t drift_units(const struct drift *drift);
 size_t drift_units_done(const struct drift *drift);
 /* Of the next unit, and of all that are left. */

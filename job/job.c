@@ -508,12 +508,10 @@ static void note_failure(attune_job *job, const attune_error *why) {
 
 static int end_drift(attune_job *job, int code, attune_error *why) {
     if (code >= 0 || code == ATTUNE_ERROR_CANCELLED) code = drift_keep(job->drift, why);
-#ifdef ATTUNE_PREPARE_SERVING
     double left = job->options.time_s > 0 ? job->options.time_s - (job_now() - job->opened) : 0;
     if (code == ATTUNE_OK && left >= 0 && !atomic_load(&job->cancelled))
         code = drift_prepare_serving(job->drift, left, why);
     if (code == ATTUNE_ERROR_CANCELLED) code = ATTUNE_OK; /* no time left, or stopped: as well without */
-#endif
     if (code < 0 && code != ATTUNE_ERROR_STATE) note_failure(job, why);
     drift_destroy(job->drift);
     job->drift = NULL;
