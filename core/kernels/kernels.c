@@ -85,8 +85,8 @@ int kernels_cpu_has_neon_i8mm(void) { return kernels_cpu_has_neon() && (getauxva
 #endif
 
 /* A table that differs from another in what is not exact. */
-static inline void compose(struct kernels *table, const struct kernels *from, const char *name,
-                           int (*supported)(void), const struct product *fast, const struct rounded *rounded) {
+static inline void compose(struct kernels *table, const struct kernels *from, const char *name, int (*supported)(void),
+                           const struct product *fast, const struct rounded *rounded) {
     *table = *from;
     table->name = name;
     table->supported = supported;

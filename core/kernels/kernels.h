@@ -60,8 +60,8 @@ struct kernels {
     const char *name; /* "scalar", "avx2", "avx512" */
     int (*supported)(void);
 
-    const struct product *exact; /* f32 */
-    const struct product *fast;  /* the fastest whose drift is bounded (docs/benchmarks.md); exact where none is */
+    const struct product *exact;   /* f32 */
+    const struct product *fast;    /* the fastest whose drift is bounded (docs/benchmarks.md); exact where none is */
     const struct rounded *rounded; /* goes with `fast` where that is not exact; NULL: there is none */
 
     /* One row or part of a row of whole blocks. NULL never: types without a fast version have the scalar one. */

@@ -31,8 +31,7 @@ static size_t rounded_bytes(size_t n) { return (n / BLOCK * sizeof(struct block)
 LANE float largest(const float *x) {
     uint32x4_t most = vdupq_n_u32(0);
     float value;
-    for (size_t i = 0; i < BLOCK; i += 4)
-        most = vmaxq_u32(most, vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + i))));
+    for (size_t i = 0; i < BLOCK; i += 4) most = vmaxq_u32(most, vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + i))));
     uint32_t bits = vmaxvq_u32(most);
     memcpy(&value, &bits, sizeof value);
     return value;

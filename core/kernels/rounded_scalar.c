@@ -56,9 +56,8 @@ static float row_dot(enum block_type type, const uint8_t *row, const struct bloc
                             const void *rounded, size_t T, size_t n) {                                                 \
         for (size_t t = 0; t < T; t++)                                                                                 \
             for (size_t r = 0; r < n_rows; r++)                                                                        \
-                out[t * ldo + r] =                                                                                     \
-                    row_dot(BLOCK_##type, (const uint8_t *)rows + r * row_bytes,                                       \
-                            (const void *)((const unsigned char *)rounded + t * rounded_bytes(n)), n);                 \
+                out[t * ldo + r] = row_dot(BLOCK_##type, (const uint8_t *)rows + r * row_bytes,                        \
+                                           (const void *)((const unsigned char *)rounded + t * rounded_bytes(n)), n);  \
     }
 KERNELS_EACH_TYPE(DOTS)
 #define DOTS_ENTRY(type, elements, bytes) [BLOCK_##type] = dots_##type,
