@@ -70,10 +70,12 @@ static size_t choose_drop(const attune_session *s, const int32_t *ids, size_t n,
 }
 
 static void drop_tokens(attune_session *s, size_t keep, size_t drop) {
-    if (s->cache.used >= keep + drop)
+    if (s->cache.used >= keep + drop) {
         kv_cache_shift(&s->cache, s->engine->model, s->engine->pool, keep, drop);
-    else if (s->cache.used > keep)
+        if (s->clean > keep) s->clean = keep;
+    } else if (s->cache.used > keep) {
         s->cache.used = keep;
+    }
     int32_t *ids = s->line.ids;
     memmove(ids + keep, ids + keep + drop, (s->line.n - keep - drop) * sizeof *ids);
     s->line.n -= drop;
@@ -241,7 +243,7 @@ int attune_session_set(attune_session *s, const attune_message *messages, size_t
     if (code == ATTUNE_OK) code = token_list_reserve(&line, s->cache.context + LINE_SPARE, err);
     if (code == ATTUNE_OK && n > 0) code = render(s, messages, n, &line, &dropped, err);
     if (code != ATTUNE_OK) goto out;
-    while (common < line.n && common < s->cache.used && line.ids[common] == s->line.ids[common]) common++;
+    while (common < line.n && common < s->cache.used && common < s->clean && line.ids[common] == s->line.ids[common]) common++;
     struct token_list old = s->line;
     s->line = line;
     line = old;

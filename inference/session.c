@@ -80,6 +80,7 @@ int attune_session_open(attune_engine *engine, const attune_session_options *opt
     s->engine = engine;
     s->variant = engine_hold(engine);
     s->when_full = o.when_full;
+    s->clean = SIZE_MAX;
     s->longest_piece = longest_piece(engine->model->tokenizer);
     if ((code = take_memory(s, context, kind, err)) != ATTUNE_OK) {
         attune_session_close(s);
@@ -115,6 +116,7 @@ int session_check_ready(const attune_session *s, attune_error *err) {
 
 void session_changed(attune_session *s, size_t common) {
     s->cache.used = common;
+    if (common <= s->clean) s->clean = SIZE_MAX;
     s->scored = 0;
     s->dropped = 0;
     s->answer.n = 0;

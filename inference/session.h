@@ -43,6 +43,8 @@ struct attune_session {
     enum appended appended;  /* since the last answer, the last of them */
     int when_full;           /* enum attune_when_context_full */
     size_t dropped;          /* tokens that shifts dropped, not yet told in a result */
+    size_t clean;            /* what the cache has of the first so many tokens is of the line alone; later ones have
+                                seen tokens that a shift dropped, and serve no other line. SIZE_MAX: all */
     struct answer answer;
     struct stream stream;    /* the answer's text */
     size_t longest_piece;    /* bytes */

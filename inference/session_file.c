@@ -5,6 +5,7 @@
  *   attune.session.layers, .heads, .size    u32: L, KV, D
  *   attune.session.appended        u32: since the last answer, 0 nothing, 1 messages, 2 text
  *   attune.session.used            u64: tokens in the cache
+ *   attune.session.clean           u64: of them, those that have seen no dropped ones
  *   attune.session.tokens          i32 array: the line
  *   attune.session.digest          sha256 over all of these and the bytes of the tensors, see take_digest
  *   tensors k.<layer>.<head>, v.<layer>.<head> of the cache's kind, (used, D); none where used is 0
@@ -22,7 +23,7 @@ enum { VERSION = 1, LAYERS_MAX = 4096, HEADS_MAX = 4096 };
 /* All that is in a file, borrowed from a session or from the file. */
 struct saved {
     char base[HASH_HEX_SIZE], adapter[HASH_HEX_SIZE], merge[16], kind[16];
-    uint64_t L, KV, D, used, appended;
+    uint64_t L, KV, D, used, clean, appended;
     const unsigned char *tokens; /* (n) int32 */
     size_t n, row_bytes;
     const unsigned char **pieces; /* (L, KV, 2): (used, row_bytes) of k and of v; owned */
@@ -51,7 +52,7 @@ static void take_digest(const struct saved *f, char hex[HASH_HEX_SIZE]) {
     hash_add_string(&hash, f->adapter);
     hash_add_string(&hash, f->merge);
     hash_add_string(&hash, f->kind);
-    const uint64_t numbers[] = {VERSION, f->L, f->KV, f->D, f->used, f->appended, f->n, f->logits ? f->V : 0};
+    const uint64_t numbers[] = {VERSION, f->L, f->KV, f->D, f->used, f->clean, f->appended, f->n, f->logits ? f->V : 0};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) hash_add_u64(&hash, numbers[i]);
     hash_add(&hash, f->tokens, f->n * sizeof(int32_t));
     for (size_t i = 0; i < count_pieces(f); i++) hash_add(&hash, f->pieces[i], f->used * f->row_bytes);
@@ -112,6 +113,7 @@ static void put_keys(struct gguf_writer *w, const attune_session *s, const struc
     gguf_put_u32(w, "attune.session.size", (uint32_t)f->D);
     gguf_put_u32(w, "attune.session.appended", (uint32_t)f->appended);
     gguf_put_u64(w, "attune.session.used", f->used);
+    gguf_put_u64(w, "attune.session.clean", f->clean);
     gguf_put_array(w, "attune.session.tokens", GGUF_I32, f->tokens, f->n);
     gguf_put_string(w, "attune.session.digest", digest);
 }
@@ -125,6 +127,7 @@ int attune_session_save(attune_session *s, const char *path, attune_error *err) 
     describe(s, &f);
     assert(f.row_bytes == block_row_bytes(s->cache.kind, f.D));
     f.used = s->cache.used;
+    f.clean = s->clean < f.used ? s->clean : f.used;
     f.appended = (uint64_t)s->appended;
     f.tokens = (const unsigned char *)s->line.ids;
     f.n = s->line.n;
@@ -159,6 +162,7 @@ static int check_keys(const struct gguf *g, attune_error *err) {
                                        "attune.session.size",
                                        "attune.session.appended",
                                        "attune.session.used",
+                                       "attune.session.clean",
                                        "attune.session.tokens",
                                        "attune.session.digest"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
@@ -194,6 +198,7 @@ static int read_keys(const struct gguf *g, struct saved *f, attune_error *err) {
     if (code == ATTUNE_OK) code = gguf_get_u64(g, "attune.session.size", &f->D, err);
     if (code == ATTUNE_OK) code = gguf_get_u64(g, "attune.session.appended", &f->appended, err);
     if (code == ATTUNE_OK) code = gguf_get_u64(g, "attune.session.used", &f->used, err);
+    if (code == ATTUNE_OK) code = gguf_get_u64(g, "attune.session.clean", &f->clean, err);
     if (code != ATTUNE_OK) return code;
     const struct gguf_pair *tokens = gguf_find(g, "attune.session.tokens");
     if (!tokens || tokens->kind != GGUF_ARRAY || tokens->element != GGUF_I32)
@@ -201,7 +206,7 @@ static int read_keys(const struct gguf *g, struct saved *f, attune_error *err) {
     f->tokens = tokens->value;
     f->n = (size_t)tokens->count;
     if (f->L == 0 || f->L > LAYERS_MAX || f->KV == 0 || f->KV > HEADS_MAX || f->D == 0 || f->appended > APPENDED_TEXT ||
-        f->used > f->n || (f->n == 0 && f->appended != APPENDED_NOTHING))
+        f->used > f->n || f->clean > f->used || (f->n == 0 && f->appended != APPENDED_NOTHING))
         return damaged(g, "its numbers do not go together", err);
     return ATTUNE_OK;
 }
@@ -301,6 +306,7 @@ static void take_over(attune_session *s, const struct saved *f) {
         memcpy(cached(s, i / 2 / f->KV, i / 2 % f->KV, (int)(i % 2)), f->pieces[i], f->used * f->row_bytes);
     s->appended = (enum appended)f->appended;
     session_changed(s, f->used);
+    s->clean = f->clean < f->used ? f->clean : SIZE_MAX;
     if (!f->logits) return;
     memcpy(s->logits, f->logits, f->V * sizeof *s->logits);
     s->scored = 1;

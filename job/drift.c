@@ -172,7 +172,7 @@ int drift_keep(const struct drift *d, attune_error *err) {
 
 /* ---- what will be served ---- */
 
-enum { CALIBRATION_BATCHES = 12 }; /* of micro_tokens each: of the newest rows that were learned from */
+enum { CALIBRATION_BATCHES = 20 }; /* of micro_tokens each: of the newest rows that were learned from */
 static const double CALIBRATION_SECONDS = 60;
 
 struct deadline {

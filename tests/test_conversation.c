@@ -120,31 +120,6 @@ static void what_cannot_be_set_is_refused(void **state) {
 
 /* ---- reset, and what the engine serves by then ---- */
 
-/* Puts an adapter in place of what the engine serves, as attune_engine_swap does; NULL: the base. */
-static void serve(attune_engine *engine, const char *adapter, int merged) {
-    attune_error err = {0};
-    struct variant *v = calloc(1, sizeof *v);
-    struct adapter_record record;
-    atomic_init(&v->holders, 1);
-    v->merge = MERGE_NONE;
-    v->weights = (struct weights){.model = engine->model, .layers = engine->model->layers};
-    if (adapter) {
-        fine(adapter_read(adapter, engine->model, &v->lora, &record, v->adapter_sha256, &err), &err);
-        v->weights.pairs = v->lora->pairs;
-    }
-    if (merged) {
-        fine(merge_create(engine->model, v->lora, MERGE_F16, engine->pool, NULL, &v->merged, &err), &err);
-        v->merge = MERGE_F16;
-        v->weights.layers = merge_layers(v->merged);
-        v->weights.pairs = NULL;
-    }
-    pthread_mutex_lock(&engine->lock);
-    struct variant *old = engine->variant;
-    engine->variant = v;
-    pthread_mutex_unlock(&engine->lock);
-    engine_release(old);
-}
-
 static struct line answer_to_talk(attune_session *s) {
     struct line answer = {.n = 0};
     attune_error err = {0};
@@ -172,7 +147,7 @@ static void reset_takes_what_is_served_now(void **state) {
     attune_error err = {0};
     for (int merged = 0; merged < 2; merged++) {
         attune_session *held = open_session(engine, 0);
-        serve(engine, path, merged);
+        fine(attune_engine_swap(engine, path, merged ? "f16" : "none", &err), &err);
         /* the one that is open goes on as it began */
         struct line still = answer_to_talk(held);
         if (!merged) assert_true(same_line(&still, &first));
@@ -189,7 +164,7 @@ static void reset_takes_what_is_served_now(void **state) {
         assert_true(same_line(&now, &expected));
         attune_session_close(held);
     }
-    serve(engine, NULL, 0);
+    fine(attune_engine_swap(engine, NULL, "none", &err), &err);
     fine(attune_session_reset(plain, &err), &err);
     struct line again = answer_to_talk(plain);
     assert_true(same_line(&again, &first));

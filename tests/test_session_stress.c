@@ -28,23 +28,10 @@ static const char *const prompts[PROMPTS] = {"Name a colour.", "the lord was the
                                              "And the sea? And the sea? And"};
 static atomic_int left, swaps, stop;
 
-/* The adapter-th in place of what is served, as attune_engine_swap does. */
+/* The adapter-th from now on; the first: the base. */
 static void serve(int adapter) {
     attune_error err = {0};
-    struct variant *v = calloc(1, sizeof *v);
-    struct adapter_record record;
-    atomic_init(&v->holders, 1);
-    v->merge = MERGE_NONE;
-    v->weights = (struct weights){.model = tiny->model, .layers = tiny->model->layers};
-    if (adapter) {
-        fine(adapter_read(paths[adapter], tiny->model, &v->lora, &record, v->adapter_sha256, &err), &err);
-        v->weights.pairs = v->lora->pairs;
-    }
-    pthread_mutex_lock(&tiny->lock);
-    struct variant *old = tiny->variant;
-    tiny->variant = v;
-    pthread_mutex_unlock(&tiny->lock);
-    engine_release(old);
+    fine(attune_engine_swap(tiny, adapter ? paths[adapter] : NULL, "none", &err), &err);
 }
 
 static void *swap_all_the_time(void *argument) {
