@@ -129,7 +129,6 @@ static void print_drifts(const struct drifts *drifts, const attune_adapter_info 
         cli_print("  %-10s  %5d  %8s  %9.6f  %7.2f %%  %8.4f  %8s\n", d->merge, speed_rank(drifts, i),
                   cli_bytes((double)d->bytes).text, d->kl, 100 * d->agreement, d->loss, share.text);
     }
-    cli_print("  %-10s  %5s  %8s  %9s  %9s  %8.4f  %8s\n", "none", "-", "-", "-", "-", drifts->items[0].loss_none, "-");
 }
 
 /* ---- the verbs: text[0] is the verb, the others its arguments ---- */

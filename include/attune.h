@@ -494,12 +494,12 @@ ATTUNE_API int attune_adapter_get(const char *home, int number, attune_adapter_i
  * over supervised tokens of rows that judged it. The job measures it once it has published. */
 typedef struct attune_merge_drift {
     size_t size;
-    char merge[16];         /* "same", "q8", ... */
+    char merge[16];         /* "same", "q8", ..., and "none" itself, which the others are compared with */
     double kl;              /* mean KL divergence, nats a token */
     double agreement;       /* share of tokens where both find the same most likely, 0 to 1 */
     double loss, loss_none; /* nats a token, in this mode and in "none" */
     int64_t tokens, rows;   /* that it was measured on */
-    int64_t bytes;          /* of the merged weights */
+    int64_t bytes;          /* of the merged weights; of none the base's and the adapter's */
     int64_t measured_ms;
 } attune_merge_drift;
 typedef int (*attune_drift_callback)(const attune_merge_drift *drift, void *user); /* non-zero stops */

@@ -162,13 +162,25 @@ static struct store_drift as_row(const struct drift *d, int i) {
     return row;
 }
 
-int drift_keep(const struct drift *d, attune_error *err) {
-    struct store_drift rows[MODES];
-    if (d->at == 0) return ATTUNE_OK;
-    for (int i = 0; i < d->n_modes; i++) rows[i] = as_row(d, i);
-    return store_drift_put(d->source.store, rows, (size_t)d->n_modes, err);
+/* The reference itself, which takes its place among the others by what it reads: the base's blocks and the pairs. */
+static struct store_drift none_row(const struct drift *d, const struct store_drift *of) {
+    const struct drift_source *s = &d->source;
+    struct store_drift row = *of;
+    row.kl = 0;
+    row.agreement = 1;
+    row.loss = row.loss_none;
+    row.bytes = (int64_t)(merge_bytes(s->model, s->lora->config.targets, MERGE_SAME) + s->lora->n * sizeof(float));
+    snprintf(row.mode, sizeof row.mode, "%s", merge_mode_name(MERGE_NONE));
+    return row;
 }
 
+int drift_keep(const struct drift *d, attune_error *err) {
+    struct store_drift rows[MODES + 1];
+    if (d->at == 0 || d->n_modes == 0) return ATTUNE_OK;
+    for (int i = 0; i < d->n_modes; i++) rows[i] = as_row(d, i);
+    rows[d->n_modes] = none_row(d, rows);
+    return store_drift_put(d->source.store, rows, (size_t)d->n_modes + 1, err);
+}
 
 /* ---- what will be served ---- */
 

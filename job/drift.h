@@ -48,8 +48,9 @@ double drift_work_expected(const struct work *judging);
 /* *known 1: something was measured. */
 int drift_known(attune_store *store, int adapter, int *known, attune_error *err);
 /* The fastest mode whose measured drift (mean KL divergence from none, nats a token) is within the limit: that of the
- * fewest bytes, as decoding reads them all for each token; of one size that with the least drift. MERGE_NONE where
- * nothing was measured, nothing is within the limit, or the limit is 0; and for the base. */
+ * fewest bytes, as decoding reads them all for each token; of one size that with the least drift. `none` itself is one
+ * of them, with the base's and the adapter's bytes. MERGE_NONE where nothing was measured, or the limit is 0; and for
+ * the base. */
 int serve_choose_merge(const char *home, int adapter, double limit, enum merge_mode *mode, attune_error *err);
 
 #endif

@@ -361,7 +361,7 @@ static void tiles_are_as_emulated(void **state) {
     weights_free(&w);
 }
 
-static void the_table_is_avx512_but_for_the_product(void **state) {
+static void the_table_is_avx512_but_for_its_products(void **state) {
     (void)state;
 #if defined(__x86_64__)
     const struct kernels *avx512 = table_named("avx512"), *amx = table_named("amx");
@@ -372,6 +372,7 @@ static void the_table_is_avx512_but_for_the_product(void **state) {
     like.name = avx512->name;
     like.supported = avx512->supported;
     like.fast = avx512->fast;
+    like.rounded = avx512->rounded;
     assert_memory_equal(&like, avx512, sizeof like);
     if (!avx512->supported()) assert_false(amx->supported());
     assert_int_equal(amx->fast->region % 32, 0);
@@ -384,7 +385,7 @@ static void the_table_is_avx512_but_for_the_product(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_table_is_avx512_but_for_the_product),
+        cmocka_unit_test(the_table_is_avx512_but_for_its_products),
         cmocka_unit_test(agrees_with_doubles),
         cmocka_unit_test(cuts_do_not_show),
         cmocka_unit_test(rows_are_packed_in_pieces),

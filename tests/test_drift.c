@@ -53,7 +53,7 @@ static void test_measured_and_chosen(void **state) {
     set_key(f, "held_out", "0.5");
     set_key(f, "merge", "auto");
     attune_job_report report = publish_run(f, 1);
-    assert_int_equal(drifts(f), 3);
+    assert_int_equal(drifts(f), 4);
     for (int i = 0; i < 3; i++) {
         struct store_drift d = drift_of(f, 1, modes[i]);
         assert_true(d.kl >= 0 && d.agreement > 0.5 && d.agreement <= 1 && d.bytes > 0);
@@ -71,8 +71,8 @@ static void test_measured_and_chosen(void **state) {
     assert_string_equal(chosen(f, 0, 100), "none");
     assert_string_equal(chosen(f, 7, 100), "none");
     OK(attune_adapter_drift(f->home, 1, list, &listed, &f->err));
-    assert_int_equal(listed.n, 3);
-    for (int i = 1; i < 3; i++) assert_true(listed.items[i].bytes >= listed.items[i - 1].bytes);
+    assert_int_equal(listed.n, 4);
+    for (int i = 1; i < 4; i++) assert_true(listed.items[i].bytes >= listed.items[i - 1].bytes);
     assert_string_equal(chosen(f, 1, 100), listed.items[0].merge);
     FAILS(attune_adapter_drift(f->home, 2, list, &listed, &f->err), ATTUNE_ERROR_NOT_FOUND, "no adapter 2", "");
     /* what the engine takes: by the option, by the settings */
@@ -129,7 +129,7 @@ static void test_interrupted(void **state) {
     GIVES(run_job(f, &options, &report), ATTUNE_PAUSED);
     assert_non_null(strstr(report.reason, "nothing new"));
     assert_int_equal(report.published, 0);
-    assert_int_equal(drifts(f), 3);
+    assert_int_equal(drifts(f), 4);
     struct store_drift late = drift_of(f, 1, "q8");
     sql(f, "UPDATE adapter_drift SET measured_ms = 1");
     GIVES(run_job(f, &options, NULL), ATTUNE_PAUSED);
@@ -151,7 +151,7 @@ static void test_cut_short(void **state) {
     make_quick_home(f, 60);
     set_key(f, "held_out", "0.5");
     GIVES(run_interrupted(f, 4, &report), ATTUNE_DONE);
-    assert_int_equal(drifts(f), 3);
+    assert_int_equal(drifts(f), 4);
     struct store_drift d = drift_of(f, 1, "same");
     if (!(d.rows > 0 && d.rows < report.held_out)) fail_msg("%d of %d rows", (int)d.rows, (int)report.held_out);
 }
