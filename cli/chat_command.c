@@ -3,7 +3,7 @@
  * The session is the conversation as tokens, `words` as texts. They go in step but where the person changed what was
  * said: then the session is set anew from the words before the next answer. */
 #include "cli/cli.h"
-#include "cli/conversation.h"
+#include "cli/transcript.h"
 #include "cli/line_editor.h"
 
 #include <stdlib.h>

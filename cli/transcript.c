@@ -6,7 +6,7 @@
  *
  * The system message may be missing; then user and assistant take turns. id is that of the recorded interaction, and
  * missing where there is none. `messages` is what `attune import` reads, too. */
-#include "cli/conversation.h"
+#include "cli/transcript.h"
 
 #include "cli/cli.h"
 

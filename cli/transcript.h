@@ -1,7 +1,7 @@
 /* The words of a chat: what was said, what was made of it, and how to take that back; in a file and out of it.
  * Knows neither sessions nor the store. */
-#ifndef CLI_CONVERSATION_H
-#define CLI_CONVERSATION_H
+#ifndef CLI_TRANSCRIPT_H
+#define CLI_TRANSCRIPT_H
 
 #include "attune.h"
 
