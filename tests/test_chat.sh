@@ -328,10 +328,11 @@ command -v python3 >/dev/null || {
 type_in() {
     checks=$((checks + 1))
     what="attune chat at a terminal"
-    python3 - "$ATTUNE" "$@" >"$D/out" 2>"$D/err" <<'END' || fail "$what: it does not end"
-import os, pty, select, sys, time
+    python3 - "$ATTUNE" "$prompt" "$@" >"$D/out" 2>"$D/err" <<'END' || fail "$what: it does not end"
+import os, pty, select, signal, sys, time
 
-program, home, options, pieces = sys.argv[1], sys.argv[2], sys.argv[3].split(), sys.argv[4:]
+program, home, options, pieces = sys.argv[1], sys.argv[3], sys.argv[4].split(), sys.argv[5:]
+prompt = sys.argv[2].encode().decode("unicode_escape").encode()
 child, master = pty.fork()
 if child == 0:
     os.execv(program, [program, "chat", "--home", home, *options])
@@ -360,9 +361,12 @@ for piece in pieces:
         wait_for(piece[6:].encode())
         continue
     if not piece.startswith("now "):
-        wait_for(b"> ")
+        wait_for(prompt)
     os.write(master, piece.removeprefix("now ").encode().decode("unicode_escape").encode("latin-1"))
 while True:
+    if time.time() > until or not select.select([master], [], [], 100)[0]:
+        os.kill(child, signal.SIGKILL)
+        sys.exit("it awaits more than was typed")
     try:
         if not os.read(master, 4096):
             break
@@ -372,6 +376,9 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 END
 }
 has_line_editing() { ldd "$ATTUNE" | grep -q libedit; }
+# The editor draws its prompt again when it likes; it asks for marks around what is pasted once, when it awaits a line.
+prompt='> '
+! has_line_editing || prompt='\x1b[?2004h> '
 
 BASE=$ROOT/tests/golden/tiny_llama.gguf
 new_home
