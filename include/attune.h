@@ -524,7 +524,7 @@ typedef struct attune_session attune_session;
 typedef struct attune_engine_options {
     size_t size;
     const char *adapter; /* "active" (default), "base", a number, or a file */
-    const char *merge;   /* "none", "same", "calibrated", "q8", "f16", "auto"; default as the settings say, else "f16" */
+    const char *merge;   /* "none", "same", "calibrated", "q8", "f16", "auto"; default as the settings say, else "none" */
     int threads;         /* 0: all */
     int read;            /* 1: read the base whole in place of mapping it */
     int precision;       /* enum attune_precision; SETTINGS is AUTO here: activations in 8 bits where that is faster */

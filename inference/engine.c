@@ -224,7 +224,7 @@ int engine_replace(attune_engine *e, const struct variant_request *request, attu
 
 /* Without a home nothing was measured, so the automatic choice is none. */
 static int file_merge(const char *merge, struct variant_request *request, attune_error *err) {
-    request->merge = MERGE_F16;
+    request->merge = MERGE_NONE;
     int code = merge ? merge_mode_parse(merge, &request->merge, err) : ATTUNE_OK;
     if (request->merge == MERGE_AUTO) request->merge = MERGE_NONE;
     return code;

@@ -690,7 +690,7 @@ static void adapters_are_bound_to_their_base(void **state) {
             fine(attune_engine_info_get(e, &info, &err), &err);
             assert_string_equal(info.base_sha256, base);
             assert_string_equal(info.adapter_sha256, sha256[i]);
-            assert_string_equal(info.merge, modes[mode] ? modes[mode] : "f16");
+            assert_string_equal(info.merge, modes[mode] ? modes[mode] : "none");
             assert_int_equal(info.adapter, -1);
             attune_session *s = open_session(e, 0);
             attune_provenance p;
