@@ -261,9 +261,6 @@ static int check_options(const attune_generate_options *o, attune_error *err) {
         return error_set(err, ATTUNE_ERROR_ARGUMENT, where,
                          "max_tokens must be 0 (the default, %d) or a positive number, not %lld", MAX_TOKENS_DEFAULT,
                          (long long)o->max_tokens);
-    if (o->lookup < 0 || o->lookup > LOOKUP_MAX)
-        return error_set(err, ATTUNE_ERROR_ARGUMENT, where, "lookup must be 0 (off) to %d tokens, not %d", LOOKUP_MAX,
-                         o->lookup);
     return ATTUNE_OK;
 }
 

@@ -12,7 +12,6 @@
 
 enum {
     ALTERNATIVES_MAX = 20,
-    LOOKUP_MAX = 8,
     WINDOW_DEFAULT = 64,
     BLOCK = 64 /* candidates */
 };

@@ -12,6 +12,8 @@
 
 #include "core/base/error.h"
 
+enum { LOOKUP_MAX = 8 }; /* tokens drafted at once */
+
 struct sampler;
 /* An impossible setting is ATTUNE_ERROR_ARGUMENT: field, value and range are named; options must not be NULL. The stop
  * strings and max_tokens are not looked at. context: the longest line. All memory is taken here; what is behind the

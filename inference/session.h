@@ -15,8 +15,7 @@
 
 enum {
     /* Tokens of the line past the context: the one that was sampled when the cache was full, and what closes a turn. */
-    LINE_SPARE = 16,
-    LOOKUP_MAX = 8 /* tokens drafted at once */
+    LINE_SPARE = 16
 };
 
 enum appended { APPENDED_NOTHING, APPENDED_MESSAGES, APPENDED_TEXT };

@@ -275,7 +275,6 @@ int drift_prepare_serving(struct drift *d, double seconds, attune_error *err) {
                : ATTUNE_OK;
 }
 
-
 /* ---- how much it is ---- */
 
 size_t drift_units(const struct drift *d) {
