@@ -358,7 +358,7 @@ def wait_for(what):
 
 for piece in pieces:
     if piece.startswith("await "):
-        wait_for(piece[6:].encode())
+        wait_for(piece[6:].encode().decode("unicode_escape").encode())
         continue
     if not piece.startswith("now "):
         wait_for(prompt)
@@ -377,8 +377,8 @@ END
 }
 has_line_editing() { ldd "$ATTUNE" | grep -q libedit; }
 # The editor draws its prompt again when it likes; it asks for marks around what is pasted once, when it awaits a line.
-prompt='> '
-! has_line_editing || prompt='\x1b[?2004h> '
+prompt='> ' taken='\r\n'
+! has_line_editing || prompt='\x1b[?2004h> ' taken='\x1b[?2004l'
 
 BASE=$ROOT/tests/golden/tiny_llama.gguf
 new_home
@@ -416,10 +416,11 @@ fi
 if [ -n "${ATTUNE_TEST_MODEL:-}" ]; then
     BASE=$ATTUNE_TEST_MODEL
     new_home
-    # an answer that the person ends is kept when something is said of it, and not otherwise
-    type_in "$D/home" "--max-tokens 2000" 'Write a long story about the sea.\r' 'await the' 'now \x03' '/quit\r'
+    # An answer that the person ends is kept when something is said of it, and not otherwise. The line has to be taken
+    # before Ctrl-C: the terminal drops what is typed and not read yet.
+    type_in "$D/home" "--max-tokens 2000" 'Write a long story about the sea.\r' "await $taken" 'await the' 'now \x03' '/quit\r'
     kept 0
-    type_in "$D/home" "--max-tokens 2000" 'Write a long story about the sea.\r' 'await the' 'now \x03' '/thumbs down\r' '/quit\r'
+    type_in "$D/home" "--max-tokens 2000" 'Write a long story about the sea.\r' "await $taken" 'await the' 'now \x03' '/thumbs down\r' '/quit\r'
     kept 1
     has all '[{"kind": "thumb", "value": "down", T}]'
 fi

@@ -107,7 +107,7 @@ static void check_quantize(const struct kernels *table) {
         for (int round = 0; round < 60; round++) {
             for (size_t i = 0; i < N; i++) {
                 if (round % 4 == 0) x.data[i] = made_float() * expf(8 * made_float());
-                else if (round % 4 == 1) x.data[i] = few[made_bits() % (2 + round / 6)];
+                else if (round % 4 == 1) x.data[i] = few[made_bits() % (2 + round / 8)];
                 else if (round % 4 == 2) x.data[i] = (float)(made_bits() % 255) / 2 - 63; /* halves of Q8_0's steps */
                 else x.data[i] = fabsf(made_float()) + (i % 7 == 0 ? -0.0f : 0);
             }
