@@ -1,9 +1,12 @@
+#define _GNU_SOURCE
 #include "cli/line_editor.h"
 
 #include "cli/cli.h"
 
 #include <errno.h>
 #include <locale.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -38,12 +41,26 @@ static struct line_editor *editor_of(EditLine *edit) {
 
 static char *show_prompt(EditLine *edit) { return (char *)(uintptr_t)editor_of(edit)->prompt; }
 
+/* Until there is a byte. false: interrupted. SIGINT comes while waiting or is seen before, never in between: a flag that
+ * was set just before read() would be noticed with the next key only. */
+static bool wait_for_byte(const struct line_editor *e) {
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    sigset_t interrupt, before;
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    sigprocmask(SIG_BLOCK, &interrupt, &before);
+    while (!*e->interrupt && ppoll(&input, 1, NULL, &before) < 0 && errno == EINTR) continue;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return !*e->interrupt;
+}
+
 /* One character in place of libedit's own reader, which takes Ctrl-C for a reason to read again. 1: *out is one;
  * 0: the end; -1: an error, or interrupted. */
 static int read_character(EditLine *edit, wchar_t *out) {
     struct line_editor *e = editor_of(edit);
     for (;;) {
         char byte;
+        if (!wait_for_byte(e)) return -1;
         ssize_t n = read(STDIN_FILENO, &byte, 1);
         if (n < 0 && errno == EINTR && !*e->interrupt) continue; /* the window changed, or the process was continued */
         if (n <= 0) return (int)n;
