@@ -294,8 +294,9 @@ typedef struct attune_row {
 } attune_row;
 
 typedef struct attune_cursor attune_cursor;
-/* Flushes first; what cannot be written just now is not in it. filter NULL: everything. The cursor is a list of rows as of now: what is recorded later is not in it, what
- * is deleted meanwhile is passed over. It holds no lock; one thread at a time. Close it before the store. */
+/* Flushes first; what cannot be written just now is not in it. filter NULL: everything. The cursor is a list of rows as
+ * of now: what is recorded later is not in it, what is deleted meanwhile is passed over. It holds no lock; one thread at a time.
+ * Close it before the store. */
 ATTUNE_API int attune_store_query(attune_store *store, const attune_filter *filter, attune_cursor **out,
                                   attune_error *err);
 /* Interactions in the cursor's list. */
@@ -421,6 +422,20 @@ typedef struct attune_progress {
 /* *progress and its texts live for the call. */
 typedef void (*attune_progress_callback)(const attune_progress *progress, void *user);
 
+/* What an app can tell of the device; every field starts as unknown. Called about once a second on a thread of the
+ * job's own; may block: then nothing is known after a while, and the work stops. */
+enum attune_power { ATTUNE_POWER_UNKNOWN = 0, ATTUNE_POWER_MAINS = 1, ATTUNE_POWER_BATTERY = 2 };
+typedef struct attune_device {
+    size_t size;
+    int power;       /* enum attune_power */
+    int discharging; /* 1: the battery loses charge, whatever the supply says */
+    int percent;     /* of the battery, 0 to 100; -1: not known, or none */
+    double idle_s;   /* since a person was last there; NaN: not known */
+    double celsius;  /* NaN: not known */
+    double joules;   /* a counter that only grows, of the device or of this process; NaN: there is none */
+} attune_device;
+typedef void (*attune_device_callback)(attune_device *device, void *user);
+
 typedef struct attune_job_options {
     size_t size;
     double time_s;         /* budget of this call, everything included; 0: none */
@@ -436,6 +451,12 @@ typedef struct attune_job_options {
     const unsigned char *key; /* of an encrypted store, as in attune_store_options */
     const char *key_file;
     int precision;         /* enum attune_precision; of a new run: an unfinished one keeps its own */
+    double energy_j;       /* budget of this call in joules; 0: as the settings say */
+    attune_device_callback device; /* what an app knows of the device where sensors cannot be read; nullable */
+    void *device_user;
+    const char *proc_root; /* pressure, memory; default "/proc" */
+    int event_fd;          /* readable when something about the device has changed; 0: the kernel tells */
+    int background;        /* 1: the job's own threads run at the lowest priority */
 } attune_job_options;
 
 typedef struct attune_job_report {
@@ -453,6 +474,13 @@ typedef struct attune_job_report {
     uint64_t peak_rss_bytes, planned_rss_bytes;
     int64_t dropped_steps; /* of the run, in all its trainings: steps whose loss or gradient was not finite */
     int64_t layers, layers_kept; /* kept: whose activations memory allows to keep instead of computing them again */
+    /* energy of this call: by a counter, by what the battery gave, by the model */
+    double joules_measured, joules_battery, joules_modelled;
+    uint64_t written_bytes;
+    double governor_cpu_s;  /* CPU time of the governor's thread */
+    double gap_ms;          /* the longest piece of work between two looks at the cancel flag */
+    double retry_s;         /* paused: until it may go on by itself; NaN: not known */
+    int throttled;          /* 1: slowed down at some time */
 } attune_job_report;
 
 /* Opens the home's run: an unfinished one goes on as it was planned; otherwise a new one is
@@ -470,6 +498,104 @@ ATTUNE_API void attune_job_close(attune_job *job);
  * More than is allowed: the job would be refused, and this is the least that it needs. */
 ATTUNE_API int attune_job_memory(const char *home, const attune_job_options *options, uint64_t *bytes,
                                  attune_error *err);
+
+/* ---- nights: when a device may train ------------------------------------------------------------ */
+
+typedef struct attune_nightly_options {
+    size_t size;
+    int wait;              /* 1: wait for the conditions until the window closes; 0: as the settings say; -1: do not */
+    int now;               /* as in attune_job_options */
+    int threads;
+    attune_progress_callback on_progress;
+    void *user;
+    const char *sys_root, *proc_root;
+    int event_fd;
+    attune_device_callback device;
+    void *device_user;
+    const unsigned char *key;
+    const char *key_file;
+} attune_nightly_options;
+
+typedef struct attune_nightly_report {
+    size_t size;
+    char state[16];      /* "done", "paused", "waiting", as in attune_night */
+    char reason[256];
+    int runs, published; /* runs that ended; of them, adapters that are active now */
+    int pauses;
+    attune_job_report last; /* of the last run that was worked on */
+    double wait_s;       /* until it is worth calling again; NaN: not known */
+} attune_nightly_report;
+
+typedef struct attune_nightly attune_nightly;
+/* Trains under the configured policy: waits for its conditions or ends at once, runs, pauses and goes on, ends with the
+ * window; then old checkpoints, caches and files go. One at a time per home: ATTUNE_ERROR_BUSY. */
+ATTUNE_API int attune_nightly_open(const char *home, const attune_nightly_options *options, attune_nightly **out,
+                                   attune_error *err);
+/* A bounded piece: a step of the job, or up to a second of waiting. ATTUNE_CONTINUE, ATTUNE_PAUSED (not now, call
+ * again another time), ATTUNE_DONE (nothing is left to do tonight), or an error. */
+ATTUNE_API int attune_nightly_step(attune_nightly *nightly, attune_error *err);
+/* Any thread, or a signal handler. */
+ATTUNE_API void attune_nightly_cancel(attune_nightly *nightly);
+ATTUNE_API int attune_nightly_report_get(const attune_nightly *nightly, attune_nightly_report *out, attune_error *err);
+ATTUNE_API void attune_nightly_close(attune_nightly *nightly);
+
+/* One condition of the policy as it is now. */
+typedef struct attune_condition {
+    size_t size;
+    const char *name;    /* "power", "battery", "window", "idle", "heat", ... */
+    const char *sensed, *wanted;
+    const char *verdict; /* "run", "throttle", "pause", "stop" */
+    const char *reason;  /* for people; "" when there is nothing against it */
+} attune_condition;
+typedef void (*attune_condition_callback)(const attune_condition *condition, void *user);
+typedef struct attune_explanation {
+    size_t size;
+    char verdict[12], reason[128]; /* of all conditions together */
+    double wait_s;           /* until that may change by itself; NaN: not known */
+    /* what a run would be now, as the last nights' cost tells; 0: not known */
+    int64_t rows_new, rows_planned;
+    double seconds_predicted, joules_predicted;
+    char plan[256];          /* for people: "goes on with run 3, 40 of 57 steps are left" */
+    char device[16];         /* "laptop", "phone", "desktop" */
+} attune_explanation;
+/* What nightly would do now and why, sensor by sensor. Changes nothing. */
+ATTUNE_API int attune_nightly_explain(const char *home, const attune_nightly_options *options,
+                                      attune_condition_callback callback, void *user, attune_explanation *out,
+                                      attune_error *err);
+
+/* What a call of train or nightly did. */
+typedef struct attune_night {
+    size_t size;
+    int64_t number, night_ms, started_ms, ended_ms; /* night_ms: when the night began that it belongs to */
+    char kind[12];   /* "train", "nightly" */
+    char state[16];  /* "running", "done", "paused", "waiting", "failed", "killed" */
+    char reason[256];
+    int64_t run, runs, tokens, steps;
+    double seconds, work_seconds;
+    double joules_measured, joules_battery, joules_modelled;
+    int64_t marked;  /* gaps that were charged by the model */
+    int64_t written; /* bytes */
+    int64_t pauses;
+    double loss_before, loss_after;
+    int adapter;     /* that it published */
+    double celsius_max;
+} attune_night;
+typedef int (*attune_night_callback)(const attune_night *night, void *user);
+/* The newest first; non-zero from the callback stops. limit 0: all. */
+ATTUNE_API int attune_night_list(const char *home, int64_t limit, attune_night_callback callback, void *user,
+                                 attune_error *err);
+/* What was seen and decided while it ran: at every change, and otherwise once a minute. */
+typedef struct attune_moment {
+    size_t size;
+    int64_t time_ms;
+    const char *verdict, *reason; /* "run", "throttle", "pause", "stop"; reason for people */
+    double celsius, watts, percent, loss; /* NaN: not known */
+    double joules;  /* of this call so far */
+    int64_t steps;
+} attune_moment;
+typedef int (*attune_moment_callback)(const attune_moment *moment, void *user);
+ATTUNE_API int attune_night_moments(const char *home, int64_t number, attune_moment_callback callback, void *user,
+                                    attune_error *err);
 
 /* ---- adapters --------------------------------------------------------------------------------- */
 

@@ -16,9 +16,9 @@ static double student_95(double degrees) {
            (3 * z7 + 19 * z5 + 17 * z3 - 15 * z) / (384 * degrees * degrees * degrees);
 }
 
-void gate_judge(const double *before, const double *after, const size_t *tokens, size_t n, struct verdict *out) {
+void gate_judge(const double *before, const double *after, const size_t *tokens, size_t n, struct gate_verdict *out) {
     double sum_before = 0, sum_after = 0, sum_tokens = 0, squares = 0;
-    *out = (struct verdict){.before = NAN, .after = NAN, .interval = NAN};
+    *out = (struct gate_verdict){.before = NAN, .after = NAN, .interval = NAN};
     for (size_t i = 0; i < n; i++) {
         sum_before += before[i];
         sum_after += after[i];

@@ -13,6 +13,7 @@
 #include "adapters/merge.h"
 #include "datastore/home_files.h"
 #include "datastore/store.h"
+#include "energy/policy.h"
 #include "trainer/trainer.h"
 
 enum { HOME_PATH_MAX = 1024 };
@@ -29,7 +30,13 @@ struct settings {
     size_t source_cap, group_cap; /* rows of one app and source, near-duplicates by their prompt; 0: all */
     uint64_t memory;         /* bytes */
     double checkpoint_seconds; /* least time between two: flash wears */
-    int charger_required, battery_min;
+    enum device_kind device; /* whose policy is the default */
+    struct policy policy;    /* when to run, and for how much: energy/policy.h; `now` is none of it */
+    int wait;                /* nightly: 1: wait for the conditions until the window closes; 0: end at once */
+    double watts_per_cpu;    /* where no energy is measured: of one busy CPU */
+    size_t rows_new_min;     /* nightly begins no run for fewer rows that are new */
+    size_t keep_adapters;    /* files of retired and rejected adapters that stay, the newest; 0: all */
+    double keep_nights_days; /* records of nights that stay; 0: all */
 };
 int settings_read(const char *home, struct settings *out, attune_error *err);
 /* A fresh attune.conf with every key explained. */

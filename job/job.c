@@ -411,7 +411,7 @@ static void tell(attune_job *job) {
 static const char *power_reason(const attune_job *job) {
     const char *why;
     struct power_snapshot snapshot;
-    struct power_policy policy = {job->settings.charger_required, job->settings.battery_min};
+    struct power_policy policy = {job->settings.policy.charger_required, job->settings.policy.battery_min};
     if (job->options.now) return NULL;
     power_read(job->options.sys_root, &snapshot);
     return power_decide(&snapshot, &policy, &why) == POWER_RUN ? NULL : why;

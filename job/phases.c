@@ -372,7 +372,7 @@ static int judge_unit(attune_job *job, attune_error *err) {
     return ATTUNE_OK;
 }
 
-static int judge(attune_job *job, struct verdict *verdict, attune_error *err) {
+static int judge(attune_job *job, struct gate_verdict *verdict, attune_error *err) {
     size_t n = job->plan.n_judge, *tokens = malloc((n + 1) * sizeof *tokens);
     if (!tokens) return error_set_memory(err, "the gate", n * sizeof *tokens);
     for (size_t i = 0; i < n; i++) tokens[i] = job->plan.examples.items[job->plan.judge[i]].n_supervised;
@@ -381,7 +381,7 @@ static int judge(attune_job *job, struct verdict *verdict, attune_error *err) {
     return ATTUNE_OK;
 }
 
-static void fill_run(attune_job *job, const struct verdict *verdict) {
+static void fill_run(attune_job *job, const struct gate_verdict *verdict) {
     struct store_run *run = &job->plan.row;
     end_run(job);
     run->loss_before = verdict->before;
@@ -395,7 +395,7 @@ static void fill_run(attune_job *job, const struct verdict *verdict) {
 
 /* The end: publish or refuse, then the checkpoint goes. */
 static int gate_unit(attune_job *job, attune_error *err) {
-    struct verdict verdict;
+    struct gate_verdict verdict;
     release_judge(job);
     trainer_release(job->trainer);
     int code = judge(job, &verdict, err);
@@ -427,7 +427,7 @@ static int gate_unit(attune_job *job, attune_error *err) {
 
 /* After the folds, before the training on all rows: a candidate that would be refused is not trained. */
 static int doomed(attune_job *job) {
-    struct verdict verdict;
+    struct gate_verdict verdict;
     const struct phase *next = &job->phases[job->phase + 1];
     if (job->phases[job->phase].kind != PHASE_FOLD_JUDGE || next->kind != PHASE_TRAIN) return 0;
     return judge(job, &verdict, NULL) == ATTUNE_OK && !verdict.publish;

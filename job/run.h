@@ -74,14 +74,14 @@ size_t plan_step_rows(struct plan *plan, const size_t *rows, size_t n, size_t st
 size_t plan_fold_rows(const struct plan *plan, int fold, int judged, size_t *out);
 
 /* ---- the gate ---- */
-struct verdict {
+struct gate_verdict {
     int publish;
     double before, after, interval; /* nats a token; half width of the 95 % interval of before - after */
     char reason[256];
 };
 /* Paired over rows: sums of nats before and after, tokens of each row. Publishes what is better by more than
  * the interval. Pure. */
-void gate_judge(const double *before, const double *after, const size_t *tokens, size_t n, struct verdict *out);
+void gate_judge(const double *before, const double *after, const size_t *tokens, size_t n, struct gate_verdict *out);
 
 /* ---- publishing ---- */
 /* Under the lock. File, row, then CURRENT and the rows again as one: at whatever point it dies, the next call with the

@@ -21,8 +21,12 @@ void settings_default(struct settings *s) {
                            .group_cap = 8,
                            .memory = 600u << 20,
                            .checkpoint_seconds = 60,
-                           .charger_required = 1,
-                           .battery_min = 30};
+                           .watts_per_cpu = 8,
+                           .rows_new_min = 1,
+                           .keep_adapters = 16,
+                           .keep_nights_days = 400};
+    s->policy.charger_required = 1;
+    s->policy.battery_min = 30;
     train_config_default(&s->train);
 }
 
@@ -75,9 +79,9 @@ static const struct key keys[] = {
     {"checkpoint_seconds", REAL, AT(checkpoint_seconds), 0, 86400, NULL, NO_RECIPE,
      "progress is written no more often than this"},
     {"memory", BYTES, AT(memory), 0, 0, NULL, NO_RECIPE, "ceiling of resident memory while training"},
-    {"charger", CHOICE, AT(charger_required), 0, 0, "ignored|required", NO_RECIPE,
+    {"charger", CHOICE, AT(policy.charger_required), 0, 0, "ignored|required", NO_RECIPE,
      "when a run may start (train --now skips both)"},
-    {"battery_min", COUNT, AT(battery_min), 0, 100, NULL, NO_RECIPE, NULL},
+    {"battery_min", COUNT, AT(policy.battery_min), 0, 100, NULL, NO_RECIPE, NULL},
 };
 enum { N_KEYS = sizeof keys / sizeof *keys };
 

@@ -10,8 +10,8 @@
 
 #include "job/run.h"
 
-static struct verdict judged(const double *before, const double *after, const size_t *tokens, size_t n) {
-    struct verdict v;
+static struct gate_verdict judged(const double *before, const double *after, const size_t *tokens, size_t n) {
+    struct gate_verdict v;
     memset(&v, 0x5a, sizeof v);
     gate_judge(before, after, tokens, n, &v);
     assert_true(*v.reason && memchr(v.reason, 0, sizeof v.reason));
@@ -27,7 +27,7 @@ static void test_by_hand(void **state) {
     (void)state;
     const double before[] = {10, 20, 30}, after[] = {8, 19, 27};
     const size_t tokens[] = {2, 4, 6};
-    struct verdict v = judged(before, after, tokens, 3);
+    struct gate_verdict v = judged(before, after, tokens, 3);
     NEAR(v.before, 5.0);
     NEAR(v.after, 4.5);
     NEAR(v.interval, T2 * sqrt(3.0) / 12.0);
@@ -41,7 +41,7 @@ static void test_within_uncertainty(void **state) {
     (void)state;
     const double before[] = {5, 5}, after[] = {2, 6};
     const size_t tokens[] = {1, 1};
-    struct verdict v = judged(before, after, tokens, 2);
+    struct gate_verdict v = judged(before, after, tokens, 2);
     NEAR(v.before - v.after, 1.0);
     NEAR(v.interval, 2 * T1);
     assert_int_equal(v.publish, 0);
@@ -56,7 +56,7 @@ static void test_only_above_the_interval(void **state) {
     for (int side = -1; side <= 1; side += 2) {
         double e = edge * (1 + side * 1e-6);
         double before[] = {5, 5}, after[] = {4 - e, 4 + e};
-        struct verdict v = judged(before, after, tokens, 2);
+        struct gate_verdict v = judged(before, after, tokens, 2);
         NEAR(v.interval, T1 * e);
         assert_int_equal(v.publish, side < 0);
     }
@@ -88,7 +88,7 @@ static void test_not_better(void **state) {
     (void)state;
     const double less[] = {4, 4, 4}, more[] = {5, 5, 5};
     const size_t tokens[] = {3, 3, 3};
-    struct verdict v = judged(less, more, tokens, 3);
+    struct gate_verdict v = judged(less, more, tokens, 3);
     assert_int_equal(v.publish, 0);
     assert_non_null(strstr(v.reason, "did not fall"));
     assert_int_equal(judged(less, less, tokens, 3).publish, 0); /* nothing gained, nothing uncertain */
@@ -106,7 +106,7 @@ static void test_an_outlier(void **state) {
         after[i] = i == 7 ? 10 : 51;
         tokens[i] = 20;
     }
-    struct verdict v = judged(before, after, tokens, 20);
+    struct gate_verdict v = judged(before, after, tokens, 20);
     assert_true(v.before > v.after);
     assert_int_equal(v.publish, 0);
 }
@@ -117,7 +117,7 @@ static void test_cannot_judge(void **state) {
     double before[] = {10, 20, 30}, after[] = {1, 2, 3};
     const size_t tokens[] = {2, 4, 6}, none[] = {0, 0, 0};
     for (size_t n = 0; n < 2; n++) {
-        struct verdict v = judged(before, after, tokens, n);
+        struct gate_verdict v = judged(before, after, tokens, n);
         assert_int_equal(v.publish, 0);
         assert_true(isnan(v.before) && isnan(v.after) && isnan(v.interval));
         assert_non_null(strstr(v.reason, "too few"));
@@ -127,7 +127,7 @@ static void test_cannot_judge(void **state) {
         for (size_t i = 0; i < 6; i++) {
             double *at = i < 3 ? before + i : after + i - 3, was = *at;
             *at = bad[b];
-            struct verdict v = judged(before, after, tokens, 3);
+            struct gate_verdict v = judged(before, after, tokens, 3);
             assert_int_equal(v.publish, 0);
             assert_true(isnan(v.interval));
             assert_non_null(strstr(v.reason, "finite"));

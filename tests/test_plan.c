@@ -497,7 +497,7 @@ static void test_run_id(void **state) {
     changed[4].merge = MERGE_NONE;
     changed[5].train.lora.rank++;
     changed[6].memory *= 2; /* these two change nothing that is computed */
-    changed[7].charger_required = 0;
+    changed[7].policy.charger_required = 0;
     for (size_t i = 0; i < 8; i++) {
         plan = made_with(p, &changed[i], &NO_BUDGET);
         if ((strcmp(plan.row.id, id) == 0) != (i >= 6)) fail_msg("settings %zu: run %s", i, plan.row.id);

@@ -67,8 +67,8 @@ static void assert_same(const struct settings *a, const struct settings *b, int 
     assert_string_equal(a->base_sha256, b->base_sha256);
     assert_true(a->memory == b->memory);
     assert_memory_equal(&a->checkpoint_seconds, &b->checkpoint_seconds, sizeof a->checkpoint_seconds);
-    assert_int_equal(a->charger_required, b->charger_required);
-    assert_int_equal(a->battery_min, b->battery_min);
+    assert_int_equal(a->policy.charger_required, b->policy.charger_required);
+    assert_int_equal(a->policy.battery_min, b->policy.battery_min);
     assert_memory_equal(&a->drift_limit, &b->drift_limit, sizeof a->drift_limit);
 }
 
@@ -114,8 +114,8 @@ static void test_round_trip(void **state) {
     s.group_cap = 0;
     s.memory = 123456789;
     s.checkpoint_seconds = 12.5;
-    s.charger_required = 0;
-    s.battery_min = 55;
+    s.policy.charger_required = 0;
+    s.policy.battery_min = 55;
     s.drift_limit = 0.0123456789012345;
     check_round_trip(&s);
     for (int merge = MERGE_NONE; merge < MERGE_MODES; merge++) {
