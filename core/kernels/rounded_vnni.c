@@ -382,21 +382,7 @@ LANE void tile(const struct dots *a, enum kind kind, size_t r0, size_t R, size_t
     for (size_t i = 0; i < R * T; i++) a->out[(t0 + i % T) * a->ldo + r0 + i / T] = totals[i];
 }
 
-/* All rows r0 .. r1 with x t0 .. t0 + T, T of which go together: 1, 2 or 4. */
-LANE void tiles(const struct dots *a, enum kind kind, size_t r0, size_t r1, size_t t0, size_t T) {
-    for (; r1 - r0 >= SUMS / T; r0 += SUMS / T) tile(a, kind, r0, SUMS / T, t0, T);
-    for (; r0 < r1; r0++)
-        for (size_t t = t0; t < t0 + T; t++) tile(a, kind, r0, 1, t, 1);
-}
-
-LANE void dots(const struct dots *a, enum kind kind, size_t n_rows, size_t T) {
-    for (size_t r0 = 0; r0 < n_rows; r0 += ROWS) {
-        size_t r1 = n_rows - r0 < ROWS ? n_rows : r0 + ROWS, t = 0;
-        for (; T - t >= 4; t += 4) tiles(a, kind, r0, r1, t, 4);
-        for (; T - t >= 2; t += 2) tiles(a, kind, r0, r1, t, 2);
-        for (; t < T; t++) tiles(a, kind, r0, r1, t, 1);
-    }
-}
+#include "core/kernels/rounded_rows.h"
 
 #define DOTS(type)                                                                                                     \
     static void dots_##type(float *out, size_t ldo, const void *rows, size_t row_bytes, size_t n_rows,                 \
