@@ -155,20 +155,23 @@ const char *cli_night_known(const struct night *n) {
     return n->joules_measured > 0 ? "measured" : n->joules_battery > 0 ? "battery" : "modelled";
 }
 
-void cli_night_energy(const struct night *n, char *out, size_t size) {
+void cli_energy_parts(double measured, double battery, double modelled, char *out, size_t size) {
     const struct {
         double joules;
         const char *label;
-    } parts[] = {{n->joules_measured, "measured"},
-                 {n->joules_battery, "from the battery"},
-                 {n->joules_modelled, "modelled"}};
+    } parts[] = {{measured, "measured"}, {battery, "from the battery"}, {modelled, "modelled"}};
     size_t used = 0;
     out[0] = '\0';
     for (size_t i = 0; i < 3 && used < size; i++)
         if (parts[i].joules > 0)
             used += (size_t)snprintf(out + used, size - used, "%s%s %s", used ? ", " : "",
                                      cli_energy(parts[i].joules).text, parts[i].label);
-    if (n->marked > 0 && used < size)
+}
+
+void cli_night_energy(const struct night *n, char *out, size_t size) {
+    cli_energy_parts(n->joules_measured, n->joules_battery, n->joules_modelled, out, size);
+    size_t used = strlen(out);
+    if (n->marked > 0)
         snprintf(out + used, size - used, " (%s gap%s by the model)", cli_count(n->marked).text,
                  n->marked == 1 ? "" : "s");
 }

@@ -33,7 +33,9 @@ struct words cli_night_date(int64_t ms);    /* "2025-01-31", local */
 struct words cli_energy(double joules);     /* "12.3 Wh" */
 /* "measured", "battery", "modelled", "mixed", "-". */
 const char *cli_night_known(const struct night *night);
-/* "8.1 Wh measured, 4.2 Wh modelled (2 gaps by the model)": each label that there is. */
+/* "8.1 Wh measured, 4.2 Wh modelled": each label that there is. */
+void cli_energy_parts(double measured, double battery, double modelled, char *out, size_t size);
+/* The same of a night, with " (2 gaps by the model)". */
 void cli_night_energy(const struct night *night, char *out, size_t size);
 /* "it runs", "killed: ...", or the reason alone. */
 void cli_night_ending(const struct night *night, char *out, size_t size);

@@ -47,7 +47,7 @@ void plot_ticks(double low, double high, int most, struct ticks *out) {
     *out = (struct ticks){.n = n};
     for (int i = 0; i < n; i++) out->at[i] = (first + i) * step;
     double exponent = floor(log10(step) + 1e-9);
-    out->decimals = exponent < 0 ? (int)fmin(-exponent, 9) : 0;
+    out->decimals = exponent < 0 ? (int)fmin(-exponent, 15) : 0;
 }
 
 static void value_label(char *out, size_t size, double value, int decimals) {

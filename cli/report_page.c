@@ -46,7 +46,7 @@ static const char style[] =
     ".key.measured{background:var(--measured)}.key.battery{background:var(--battery)}"
     ".key.modelled{background:var(--modelled)}\n"
     ".key.run{background:var(--run)}.key.throttle{background:var(--throttle)}.key.pause{background:var(--pause)}"
-    ".key.stop{background:var(--stop)}\n"
+    ".key.stop{background:var(--stop)}.key.other{background:var(--other)}\n"
     ".key-before,.key-after,.key-refused{border-radius:50%}\n"
     ".key-before{border-color:var(--soft)}.key-after{background:var(--accent)}.key-refused{background:var(--modelled)}\n"
     ".plot{display:block;width:100%;height:auto;font:12px system-ui,sans-serif}\n"
@@ -272,11 +272,10 @@ static void losses_section(struct markup *out, const struct nights *nights) {
 
 static void energy_section(struct markup *out, const struct nights *nights) {
     struct total t = sum(nights);
+    char parts[160];
+    cli_energy_parts(t.measured, t.battery, t.modelled, parts, sizeof parts);
     markup_add(out, "<section>\n<h2>Energy</h2>\n<p class=\"soft\">");
-    if (t.joules > 0)
-        markup_add(out, "%s in all: %s measured, ", cli_energy(t.joules).text, cli_energy(t.measured).text);
-    if (t.joules > 0)
-        markup_add(out, "%s from the battery, %s modelled. ", cli_energy(t.battery).text, cli_energy(t.modelled).text);
+    if (t.joules > 0) markup_add(out, "%s in all: %s. ", cli_energy(t.joules).text, parts);
     markup_add(out, "A counter measures the whole processor while attune works; modelled is an estimate from processor "
                     "time.");
     if (t.marked > 0)

@@ -12,8 +12,8 @@ static const int64_t DAY_MS = 86400000;
 static const double widths[] = {720, 358};
 static const char *const width_names[] = {"wide", "narrow"};
 enum { N_WIDTHS = 2, AXIS_HEIGHT = 24 };
-/* Beyond these a record is damaged, and no scale can show it beside others. */
-static const double VALUE_MAX = 1e9;
+/* Beyond it a record is damaged, and no scale can show it beside others. */
+static const double VALUE_MAX = 1e4;
 
 static double plausible(double value) { return isfinite(value) && fabs(value) <= VALUE_MAX ? value : NAN; }
 
@@ -186,7 +186,7 @@ static struct energy *sum_energy(const struct nights *nights, const struct days 
     for (size_t i = 0; bins && i < nights->n; i++) {
         const struct night *night = &nights->items[i];
         int64_t b = day_of(days, night->night_ms) / days->bin;
-        if (b < 0 || b >= days->n || night->joules > VALUE_MAX) continue;
+        if (b < 0 || b >= days->n) continue;
         bins[b].measured += night->joules_measured / 3600;
         bins[b].battery += night->joules_battery / 3600;
         bins[b].modelled += night->joules_modelled / 3600;
@@ -196,13 +196,13 @@ static struct energy *sum_energy(const struct nights *nights, const struct days 
 }
 
 static const char *bin_name(int days) {
-    return days == 1 ? "night" : days == 7 ? "week" : days == 28 ? "four weeks" : "year";
+    return days == 1 ? "night" : days == 7 ? "week" : days == 28 ? "span of four weeks" : "year";
 }
 
 void report_plot_energy(struct markup *out, const struct nights *nights) {
     struct days days = span(nights);
     double most;
-    char title[64], description[200];
+    char title[64], unit[32], description[200];
     struct energy *bins = sum_energy(nights, &days, &most);
     if (!bins) {
         out->failed = true;
@@ -214,6 +214,7 @@ void report_plot_energy(struct markup *out, const struct nights *nights) {
         return;
     }
     snprintf(title, sizeof title, "Energy by %s", bin_name(days.bin));
+    snprintf(unit, sizeof unit, "Wh in a %s", bin_name(days.bin));
     snprintf(description, sizeof description, "One bar for each %s, up to %.3g Wh, stacked by how it is known. The table "
              "of nights has the figures.", bin_name(days.bin), most);
     markup_add(out, "<figure>\n<ul class=\"legend\">\n");
@@ -226,7 +227,7 @@ void report_plot_energy(struct markup *out, const struct nights *nights) {
                          .description = description, .width = widths[w], .height = 220, .from_ms = days.from_ms,
                          .to_ms = days.to_ms, .axis_below = 1};
         plot_begin(&p);
-        plot_panel(&p, 0, p.height - AXIS_HEIGHT, 0, most, days.bin == 1 ? "Wh a night" : "Wh");
+        plot_panel(&p, 0, p.height - AXIS_HEIGHT, 0, most, unit);
         draw_energy(&p, &days, bins);
         plot_end(&p);
     }

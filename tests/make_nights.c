@@ -9,6 +9,7 @@
 #include "datastore/nights.h"
 
 #include <math.h>
+#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -168,28 +169,47 @@ static void make_night(attune_store *store, int i, int64_t night_ms) {
 static void make_hostile(attune_store *store, int64_t night_ms) {
     attune_error err = {0};
     static const double wild[] = {NAN, INFINITY, -INFINITY, 1e300, -1e300, -5, 0, 1e-300};
-    struct store_night night = {.night_ms = night_ms, .started_ms = night_ms, .loss_before = 1e300, .loss_after = -1e300,
-                                .celsius_max = INFINITY};
-    snprintf(night.kind, sizeof night.kind, "<b>");
+    struct store_night night = {.night_ms = night_ms, .started_ms = night_ms, .loss_before = NAN, .loss_after = NAN,
+                                .celsius_max = NAN};
+    snprintf(night.kind, sizeof night.kind, "nightly");
+    snprintf(night.state, sizeof night.state, "running");
     check(store_night_begin(store, &night, NULL, NULL, &err), &err);
-    night.ended_ms = -1;
-    night.tokens = INT64_MIN;
-    night.seconds = night.work_seconds = 1e300;
-    night.joules_measured = INFINITY;
-    night.joules_battery = -3;
-    night.joules_modelled = 1e300;
-    night.written = night.marked = night.pauses = INT64_MAX;
-    snprintf(night.state, sizeof night.state, "\"'<&>");
-    snprintf(night.reason, sizeof night.reason, "<script>alert(\"1\")</script> & \xFF\xC3 \x01\x1B[31m ]]> \xEF\xBF\xBE");
+    night.ended_ms = night_ms + DAY_MS;
+    night.seconds = night.work_seconds = 1;
+    snprintf(night.state, sizeof night.state, "done");
     struct store_moment moments[16] = {{.time_ms = 0}};
     for (size_t i = 0; i < 16; i++) {
         double v = wild[i % 8];
-        moments[i] = (struct store_moment){.time_ms = night_ms + (int64_t)(i % 5) * 1000, .celsius = v, .watts = v, .percent = v,
-                                           .loss = v, .joules = v, .steps = -1};
-        snprintf(moments[i].verdict, sizeof moments[i].verdict, i % 2 ? "<i>\"&" : "run");
+        moments[i] = (struct store_moment){.time_ms = night_ms + (int64_t)(i % 5) * 1000, .celsius = v, .watts = v,
+                                           .percent = v, .loss = v};
+        snprintf(moments[i].verdict, sizeof moments[i].verdict, "run");
         snprintf(moments[i].reason, sizeof moments[i].reason, "\"><svg/onload=x>");
     }
     check(store_night_update(store, &night, moments, 16, &err), &err);
+}
+
+/* Behind the store's back: what its checks would refuse. */
+static void make_worse(const char *home) {
+    char path[1200], *why = NULL;
+    sqlite3 *db = NULL;
+    snprintf(path, sizeof path, "%s/store.db", home);
+    if (sqlite3_open(path, &db) == SQLITE_OK &&
+        sqlite3_exec(db,
+                     "PRAGMA ignore_check_constraints = ON;"
+                     "UPDATE night SET kind = '<b>', state = '\"''<&>', tokens = -9223372036854775808, seconds = 1e300,"
+                     " work_seconds = 1e300, joules_measured = 9e999, joules_battery = -3, joules_modelled = 1e300,"
+                     " written = 9223372036854775807, marked = 9223372036854775807, pauses = 9223372036854775807,"
+                     " loss_before = 1e300, loss_after = -1e300, celsius_max = 9e999,"
+                     " reason = CAST(X'3C7363726970743E616C65727428223122293C2F7363726970743E2026FFC3011B5B33316D205D5D3E20"
+                     "EFBFBE' AS TEXT) WHERE number = (SELECT max(number) FROM night);"
+                     "UPDATE moment SET verdict = '<i>\"&' WHERE night = (SELECT max(number) FROM night) AND"
+                     " time_ms % 2000 = 0",
+                     NULL, NULL, &why) == SQLITE_OK) {
+        sqlite3_close(db);
+        return;
+    }
+    fprintf(stderr, "make_nights: %s\n", why ? why : sqlite3_errmsg(db));
+    exit(1);
 }
 
 int main(int argc, char **argv) {
@@ -209,6 +229,7 @@ int main(int argc, char **argv) {
     }
     if (argc > 3) make_hostile(store, LAST_NIGHT_MS + DAY_MS);
     attune_store_close(store);
+    if (argc > 3) make_worse(argv[1]);
     if (active) check(store_current_write(argv[1], active, SHA, &err), &err);
     return 0;
 }
