@@ -1,4 +1,4 @@
-#include "cli/cli.h"
+#include "cli/night_summary.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -144,17 +144,32 @@ static int history(const struct cli *cli, const struct history *h, attune_filter
     return code;
 }
 
+/* Nights hold nothing of what was recorded: what chooses interactions says nothing about them. */
+static int nights(const struct cli *cli, const struct arguments *a, const struct history *h) {
+    const struct selection *s = &h->selection;
+    if (a->n_positional || s->ids.n || s->app || s->session)
+        return cli_usage(a->command, "--nights goes with --since, --until, --limit and --all alone");
+    if (s->since && s->until && s->since >= s->until)
+        return cli_usage(a->command, "nothing lies between: --since is not before --until");
+    return cli_nights_history(cli, s->since, s->until, h->limit);
+}
+
 static int run(struct cli *cli, int argc, char **argv) {
-    bool all = false;
+    bool all = false, of_nights = false;
     attune_filter filter;
     struct history h = {.limit = 20};
     struct arguments a = {.command = &history_command, .positional_max = 1};
     cli_option(&a, option_integer("limit", "the newest so many; default 20", &h.limit, 1, COUNT_MAX));
     cli_option(&a, option_flag("all", "without a limit", &all));
+    cli_option(&a, option_flag("nights", "what training did instead, night by night", &of_nights));
     cli_selection_options(&a, &h.selection, SELECT_ID);
     int code = cli_parse(cli, &a, argc, argv);
     if (code != CLI_GO) return code;
     if (all && cli_given(&a, "limit")) return cli_usage(a.command, "--all and --limit exclude each other");
+    if (of_nights) {
+        if (all) h.limit = 0;
+        return nights(cli, &a, &h);
+    }
     if (a.n_positional && cli_utf8_valid(a.positional[0], strlen(a.positional[0])) != strlen(a.positional[0]))
         return cli_usage(a.command, "the text is not UTF-8");
     if (a.n_positional) h.selection.match = a.positional[0];
@@ -167,8 +182,8 @@ static int run(struct cli *cli, int argc, char **argv) {
 
 const struct command history_command = {
     .name = "history",
-    .arguments = "[QUERY|-] [options]",
-    .summary = "What is kept: the newest interactions, or those with certain words.",
+    .arguments = "[QUERY|-] [options] | --nights [options]",
+    .summary = "What is kept: the newest interactions, or those with certain words; or the nights.",
     .notes = "QUERY: all of these words, or \"quoted phrases\", in prompt, response or an edit, whatever their case\n"
              "and accents; wor* is the beginning of a word; - reads it from standard input. With --id whole\n"
              "conversations. > is what was asked, < what was answered, * what was made of it.",

@@ -1,4 +1,4 @@
-#include "cli/cli.h"
+#include "cli/night_summary.h"
 
 #include <assert.h>
 #include <math.h>
@@ -52,7 +52,7 @@ static void set_run(json_t *object, const attune_status *s) {
     json_object_set_new(object, "run_tokens_per_s", any ? cli_json_number(s->run_tokens_per_s) : json_null());
 }
 
-static int print_json(const attune_status *s, const struct figures *figures) {
+static int print_json(const attune_status *s, const struct figures *figures, const struct nights *nights) {
     json_t *object = json_pack(
         "{s:o, s:o, s:o, s:s, s:b, s:b, s:I, s:I, s:I, s:I, s:i, s:i}", "home", cli_json_text(s->home), "base_path",
         cli_json_text(s->base_path), "base_name", cli_json_text(s->base_name), "base_sha256", s->base_sha256, "base_ok",
@@ -61,6 +61,7 @@ static int print_json(const attune_status *s, const struct figures *figures) {
         "active_adapter", s->active_adapter, "n_adapters", s->n_adapters);
     if (object) set_figures(object, figures);
     if (object) set_run(object, s);
+    if (object) json_object_set_new(object, "night", nights->n ? cli_night_json(&nights->items[0]) : json_null());
     return cli_json(object);
 }
 
@@ -102,7 +103,27 @@ static void print_figures(const struct figures *f) {
     cli_field("on disk", "%s, %s", cli_bytes((double)s->bytes).text, s->encrypted ? "encrypted" : "not encrypted");
 }
 
-static void print_people(const attune_status *s, const struct figures *figures) {
+static void print_night(const struct nights *nights) {
+    if (nights->n == 0) {
+        cli_field("last night", "none yet");
+        return;
+    }
+    const struct night *n = &nights->items[0];
+    char energy[160], ending[320];
+    cli_night_energy(n, energy, sizeof energy);
+    cli_night_ending(n, ending, sizeof ending);
+    if (n->work_seconds > 0)
+        cli_field("last night", "%s, %s of work, %s tokens", cli_night_date(n->night_ms).text,
+                  cli_duration(n->work_seconds).text, cli_count(n->tokens).text);
+    else cli_field("last night", "%s, no work", cli_night_date(n->night_ms).text);
+    cli_field("  ended", "%s", ending);
+    if (n->joules > 0) cli_field("  energy", "%s", energy);
+    if (isfinite(n->loss_after))
+        cli_field("  learned", "held-out loss %s", cli_loss(n->loss_before, n->loss_after).text);
+    if (n->adapter) cli_field("  published", "adapter %d", n->adapter);
+}
+
+static void print_people(const attune_status *s, const struct figures *figures, const struct nights *nights) {
     cli_field("home", "%s", s->home);
     cli_field("base", "%s (%s)%s", s->base_name, s->base_path,
               s->base_ok ? "" : ": missing or not the file it was; `attune doctor` tells more");
@@ -114,6 +135,8 @@ static void print_people(const attune_status *s, const struct figures *figures) 
     cli_field("new", "%s examples not learned from yet", cli_count(s->examples_new).text);
     print_figures(figures);
     print_run(s);
+    print_night(nights);
+    cli_field("next", "`attune nightly --explain` tells whether it would train now, and why");
 }
 
 /* A key that was named must fit; that the remembered one is missing still leaves something to tell. */
@@ -139,19 +162,24 @@ static int run(struct cli *cli, int argc, char **argv) {
     attune_error err = {0};
     attune_status status;
     struct figures figures = {0};
+    struct nights nights;
     ATTUNE_INIT(status);
     if (attune_home_status(cli->home, &status, &err) != ATTUNE_OK) return cli_fail(&err);
     code = read_figures(cli, &figures);
     if (code != CLI_GO) return code;
-    if (cli->json) return print_json(&status, &figures);
-    print_people(&status, &figures);
-    return CLI_DONE;
+    code = cli_nights_read(cli, 0, 0, 1, &nights);
+    if (code != CLI_GO) return code;
+    code = CLI_DONE;
+    if (cli->json) code = print_json(&status, &figures, &nights);
+    else print_people(&status, &figures, &nights);
+    cli_nights_free(&nights);
+    return code;
 }
 
 const struct command status_command = {
     .name = "status",
     .arguments = "[options]",
-    .summary = "What the home holds, and what the last run did and why.",
+    .summary = "What the home holds, and what the last run and the last night did and why.",
     .texts = true,
     .run = run,
 };
