@@ -26,11 +26,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define RAPL "sys/class/powercap/intel-rapl:"
 #define SLICE "sys/fs/cgroup/attune.slice/"
 static const char *const paths[] = {
-    SUPPLY "AC/type", SUPPLY "AC/online", SUPPLY "AC/scope", SUPPLY "USB/type", SUPPLY "USB/online",
+    SUPPLY "AC/type", SUPPLY "AC/online", SUPPLY "AC/scope", SUPPLY "usb/type", SUPPLY "usb/online",
     SUPPLY "BAT0/type", SUPPLY "BAT0/status", SUPPLY "BAT0/capacity", SUPPLY "BAT0/present", SUPPLY "BAT0/scope",
     SUPPLY "BAT0/power_now", SUPPLY "BAT0/current_now", SUPPLY "BAT0/voltage_now", SUPPLY "BAT1/type",
     SUPPLY "BAT1/status", SUPPLY "BAT1/capacity", SUPPLY "BAT1/power_now", SUPPLY "BAT1/current_now",
-    SUPPLY "BAT1/voltage_now", ZONE "0/type", ZONE "0/temp", ZONE "1/type", ZONE "1/temp", ZONE "17/temp",
+    SUPPLY "BAT1/voltage_now", SUPPLY "battery/type", SUPPLY "battery/status", SUPPLY "battery/capacity",
+    SUPPLY "battery/current_now", SUPPLY "battery/voltage_now", ZONE "0/type", ZONE "0/temp", ZONE "1/type", ZONE "1/temp", ZONE "2/temp", ZONE "2/type",
     RAPL "0/name", RAPL "0/energy_uj", RAPL "0/max_energy_range_uj", RAPL "1/name", RAPL "1/energy_uj",
     RAPL "1/max_energy_range_uj", RAPL "0:0/name", "proc/pressure/cpu", "proc/pressure/memory", "proc/pressure/io",
     "proc/loadavg", "proc/meminfo", "proc/self/cgroup", SLICE "cpu.max", SLICE "memory.max", SLICE "memory.high",
@@ -76,26 +77,36 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
         snprintf(roots[i], sizeof roots[i], "%s/%s", folder, names[i]);
         require(mkdir(roots[i], 0700) == 0);
     }
-    for (int i = 0; i < PATHS; i++) {
-        char path[256];
-        snprintf(path, sizeof path, "%s", whole(paths[i]));
-        for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-            *slash = 0;
-            require(mkdir(path, 0700) == 0 || errno == EEXIST);
-            *slash = '/';
-        }
-    }
     atexit(remove_all);
     return 0;
 }
 
+/* With the folders that are empty then: what a device has not, has none. */
 static void clear(int i) {
-    if (made[i]) require(remove(whole(paths[i])) == 0);
+    char path[256];
+    if (!made[i]) return;
     made[i] = 0;
+    snprintf(path, sizeof path, "%s", whole(paths[i]));
+    require(remove(path) == 0);
+    for (char *slash; (slash = strrchr(path, '/')) && (size_t)(slash - path) > strlen(folder) + 5;) {
+        *slash = 0;
+        if (rmdir(path) != 0) return;
+    }
+}
+static void make_folders(int i) {
+    char path[256];
+    snprintf(path, sizeof path, "%s", whole(paths[i]));
+    for (char *slash = strchr(path + strlen(folder) + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        require(mkdir(path, 0700) == 0 || errno == EEXIST);
+        *slash = '/';
+    }
 }
 static void make(char mark, int i, const uint8_t *bytes, size_t n) {
     clear(i);
-    made[i] = mark != '-';
+    if (mark == '-') return;
+    made[i] = 1;
+    make_folders(i);
     if (mark == '|') require(mkfifo(whole(paths[i]), 0600) == 0);
     if (mark == '&') require(symlink(whole(paths[i]), whole(paths[i])) == 0);
     if (mark == '/') require(mkdir(whole(paths[i]), 0700) == 0);
