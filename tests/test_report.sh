@@ -155,6 +155,16 @@ expect 0 history --nights --home "$D/hostile"
 expect 0 history --nights --home "$D/hostile" --json
 expect 0 status --home "$D/hostile"
 
+# ---- encrypted, and the key is gone ----
+expect 0 init --home "$D/locked" --base "$ROOT/tests/golden/tiny_llama.gguf" --consent --encrypt --key-file "$D/key"
+check 'make_nights locked' "$MAKE" "$D/locked" 3
+rm "$D/key"
+expect 0 report --home "$D/locked" --out "$D/locked.html"
+sound "$D/locked.html"
+has "$D/locked.html" 'of 3 nights'
+expect 0 history --nights --home "$D/locked"
+expect 0 status --home "$D/locked"
+
 # ---- where it is written ----
 check 'only its owner reads it' test "$(stat -c %a "$D/one.html")" = 600
 mkdir "$D/folder"
