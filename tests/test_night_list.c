@@ -31,12 +31,29 @@ static void fill(struct homes *f) {
         struct store_night n = {.night_ms = NIGHT_MS + i, .started_ms = NIGHT_MS + 10 + i, .kind = "nightly",
                                 .state = "running", .loss_before = NAN, .loss_after = NAN, .celsius_max = NAN};
         OK(store_night_begin(store, &n, NULL, NULL, &f->err));
-        n = (struct store_night){.number = n.number, .night_ms = n.night_ms, .started_ms = n.started_ms,
-                                 .ended_ms = NIGHT_MS + 20 + i, .kind = "nightly", .state = "done", .reason = "why", .run = 3,
-                                 .runs = 2, .tokens = 100, .steps = 7, .seconds = 9, .work_seconds = 8,
-                                 .joules_measured = 1, .joules_battery = 2, .joules_modelled = 3, .marked = 4,
-                                 .written = 5, .pauses = 6, .loss_before = 2.5, .loss_after = i ? NAN : 2.25,
-                                 .adapter = 11, .celsius_max = 70};
+        n = (struct store_night){.number = n.number,
+                                 .night_ms = n.night_ms,
+                                 .started_ms = n.started_ms,
+                                 .ended_ms = NIGHT_MS + 20 + i,
+                                 .kind = "nightly",
+                                 .state = "done",
+                                 .reason = "why",
+                                 .run = 3,
+                                 .runs = 2,
+                                 .tokens = 100,
+                                 .steps = 7,
+                                 .seconds = 9,
+                                 .work_seconds = 8,
+                                 .joules_measured = 1,
+                                 .joules_battery = 2,
+                                 .joules_modelled = 3,
+                                 .marked = 4,
+                                 .written = 5,
+                                 .pauses = 6,
+                                 .loss_before = 2.5,
+                                 .loss_after = i ? NAN : 2.25,
+                                 .adapter = 11,
+                                 .celsius_max = 70};
         const struct store_moment moments[] = {
             {.time_ms = NIGHT_MS + 1, .verdict = "run", .reason = "none", .celsius = 50, .watts = 12, .percent = 90,
              .loss = 2.4, .joules = 5, .steps = 1},
@@ -79,7 +96,8 @@ static void every_figure_comes_through(void **state) {
     const attune_night *n = &s.nights[1]; /* the older */
     assert_true(s.nights[0].night_ms == NIGHT_MS + 1 && n->night_ms == NIGHT_MS);
     assert_true(isnan(s.nights[0].loss_after));
-    assert_true(n->size == sizeof *n && n->number == 1 && n->started_ms == NIGHT_MS + 10 && n->ended_ms == NIGHT_MS + 20);
+    assert_true(n->size == sizeof *n && n->number == 1 && n->started_ms == NIGHT_MS + 10 &&
+                n->ended_ms == NIGHT_MS + 20);
     assert_string_equal(n->kind, "nightly");
     assert_string_equal(n->state, "done");
     assert_string_equal(n->reason, "why");

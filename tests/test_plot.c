@@ -107,8 +107,8 @@ static size_t count(const char *text, const char *what) {
 
 static void the_check_can_fail(void **state) {
     (void)state;
-    static const char *const bad[] = {"<a>", "</a>", "<a></b>", "<a b=c/>", "<a b=\"<\"/>", "a & b", "&nbsp;", "<a b=\"x>",
-                                      "\x01", "<a><b></a></b>", "< a/>", "&amp"};
+    static const char *const bad[] = {"<a>",    "</a>",      "<a></b>", "<a b=c/>",       "<a b=\"<\"/>", "a & b",
+                                      "&nbsp;", "<a b=\"x>", "\x01",    "<a><b></a></b>", "< a/>",        "&amp"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         if (!ill_formed(bad[i])) fail_msg("taken for well-formed: %s", bad[i]);
     assert_null(ill_formed("<a b=\"1 &lt; 2\" c=\"\"><b/>x &amp; y</a>\n"));
@@ -164,8 +164,9 @@ static void numbers_are_short_and_finite(void **state) {
 
 static void ticks_are_round_and_cover(void **state) {
     (void)state;
-    static const double ranges[][2] = {{0, 1}, {0, 55.3}, {2.0, 2.9}, {1.999, 2.001}, {-5, 5}, {0, 1e6}, {0.00012, 0.00094},
-                                       {37, 83}, {1e-9, 2e-9}, {-1e5, 1e5}, {99.9, 100.1}};
+    static const double ranges[][2] = {{0, 1},       {0, 55.3},   {2.0, 2.9},         {1.999, 2.001},
+                                       {-5, 5},      {0, 1e6},    {0.00012, 0.00094}, {37, 83},
+                                       {1e-9, 2e-9}, {-1e5, 1e5}, {99.9, 100.1}};
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++)
         for (int most = 2; most <= 12; most++) {
             struct ticks t;

@@ -108,7 +108,7 @@ sound "$D/sixty.html"
 has "$D/sixty.html" 'of 60 nights'
 has "$D/sixty.html" 'Energy by night'
 has "$D/sixty.html" 'paused: the device is in use'
-has "$D/sixty.html" '46 older nights'
+has "$D/sixty.html" '50 older nights'
 has "$D/sixty.html" 'same: 0.00'
 check 'three nights closely, in two widths' test "$(grep -o 'id="night-[0-9]-[a-z]*-t"' "$D/sixty.html" | wc -l)" -eq 6
 check 'a page of sixty nights is small' test "$(wc -c <"$D/sixty.html")" -lt 300000
