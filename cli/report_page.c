@@ -29,7 +29,7 @@ static const char colours[] =
 static const char style[] =
     "*{box-sizing:border-box}\n"
     "body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,sans-serif}\n"
-    "main{max-width:760px;margin:0 auto;padding:28px 16px 56px}\n"
+    "main{max-width:840px;margin:0 auto;padding:28px 16px 56px}\n"
     "h1{font-size:1.7rem;line-height:1.2;margin:0 0 .2rem;letter-spacing:-.01em}\n"
     "h2{font-size:1.2rem;margin:2.6rem 0 .3rem}\nh3{font-size:1rem;margin:1.6rem 0 .4rem}\n"
     "p{margin:.3rem 0 "
