@@ -7,7 +7,8 @@
 struct night {
     const attune_night *calls; /* (n), the newest first; borrowed from struct nights */
     size_t n;
-    const attune_night *telling; /* the newest call that worked, else the newest: its state and reason are the night's */
+    const attune_night
+        *telling; /* the newest call that worked, else the newest: its state and reason are the night's */
     int64_t night_ms, started_ms, ended_ms; /* ended 0: it still runs, or was killed */
     int64_t runs, tokens, steps, marked, written, pauses;
     double seconds, work_seconds;

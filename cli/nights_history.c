@@ -77,7 +77,8 @@ static void print_night(const struct night *n) {
 static int print_json(const struct nights *nights) {
     json_t *array = json_array();
     for (size_t i = 0; i < nights->n; i++) json_array_append_new(array, cli_night_json(&nights->items[i]));
-    return cli_json(json_pack("{s:o, s:I, s:b}", "nights", array, "count", (json_int_t)nights->n, "more", nights->more));
+    return cli_json(
+        json_pack("{s:o, s:I, s:b}", "nights", array, "count", (json_int_t)nights->n, "more", nights->more));
 }
 
 int cli_nights_history(const struct cli *cli, int64_t since_ms, int64_t until_ms, int64_t limit) {

@@ -118,7 +118,8 @@ static void time_label(const struct tm *tm, enum unit unit, char *out, size_t si
     static const char *const months[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
                                          "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
     const char *month = months[tm->tm_mon % 12];
-    if (unit == MINUTES && (tm->tm_hour || tm->tm_min)) snprintf(out, size, "%02d:%02d", tm->tm_hour % 24, tm->tm_min % 60);
+    if (unit == MINUTES && (tm->tm_hour || tm->tm_min))
+        snprintf(out, size, "%02d:%02d", tm->tm_hour % 24, tm->tm_min % 60);
     else if (unit <= DAYS) snprintf(out, size, "%d %s", tm->tm_mday % 32, month);
     else if (unit == MONTHS) snprintf(out, size, "%s %d", month, (tm->tm_year + 1900) % 100000);
     else snprintf(out, size, "%d", (tm->tm_year + 1900) % 100000);
@@ -134,7 +135,8 @@ int plot_time_ticks(int64_t from_ms, int64_t to_ms, int most, struct time_tick o
     if (most < 1 || to_ms <= from_ms || !localtime_r(&at, &tm)) return 0;
     int n = 0;
     round_down(&tm, &intervals[k]);
-    /* Some before `from` are passed over; a step that goes nowhere, as where a clock is put back, is no endless loop. */
+    /* Some before `from` are passed over; a step that goes nowhere, as where a clock is put back, is no endless loop.
+     */
     for (int tries = 0; tries < 4 * TICKS_MAX && n < most; tries++) {
         struct tm normal = tm;
         at = mktime(&normal);

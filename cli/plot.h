@@ -1,4 +1,5 @@
-/* Plots over time as inline SVG: no script, no fonts, colours by class, so that a page's style sheet has light and dark.
+/* Plots over time as inline SVG: no script, no fonts, colours by class, so that a page's style sheet has light and
+ * dark.
  *
  *   plot_begin, then for each panel (they share the axis of time, one below the other)
  *       plot_panel or plot_strip, and in it plot_bands, plot_line, plot_bar, plot_dot, plot_join

@@ -189,7 +189,8 @@ static int report(const struct cli *cli, const char *path) {
         report_page(&page, &r);
         char *text = markup_take(&page, &n);
         if (!text) code = cli_fail_text("out of memory making the report");
-        else if (strcmp(path, "-") == 0) code = fwrite(text, 1, n, stdout) == n ? CLI_DONE : CLI_FAILED; /* main tells */
+        else if (strcmp(path, "-") == 0)
+            code = fwrite(text, 1, n, stdout) == n ? CLI_DONE : CLI_FAILED; /* main tells */
         else code = write_page(path, text, n);
         free(text);
         if (code == CLI_DONE && strcmp(path, "-") != 0) code = print_result(cli, path, n, &r);

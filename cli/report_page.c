@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { NIGHTS_SHOWN = 14, ADAPTERS_SHOWN = 10, DECISIONS_MAX = 100, READINGS_MAX = 25 };
+enum { NIGHTS_SHOWN = 10, ADAPTERS_SHOWN = 10, DECISIONS_MAX = 100, READINGS_MAX = 25 };
 
 /* No script runs and nothing is fetched, even if a mistake of ours let markup in. */
 static const char head[] =
@@ -29,10 +29,11 @@ static const char colours[] =
 static const char style[] =
     "*{box-sizing:border-box}\n"
     "body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,sans-serif}\n"
-    "main{max-width:760px;margin:0 auto;padding:28px 16px 56px}\n"
+    "main{max-width:840px;margin:0 auto;padding:28px 16px 56px}\n"
     "h1{font-size:1.7rem;line-height:1.2;margin:0 0 .2rem;letter-spacing:-.01em}\n"
     "h2{font-size:1.2rem;margin:2.6rem 0 .3rem}\nh3{font-size:1rem;margin:1.6rem 0 .4rem}\n"
-    "p{margin:.3rem 0 .7rem}\n.soft,.none,figcaption,footer{color:var(--soft)}\n.soft,figcaption,footer{font-size:.875rem}\n"
+    "p{margin:.3rem 0 "
+    ".7rem}\n.soft,.none,figcaption,footer{color:var(--soft)}\n.soft,figcaption,footer{font-size:.875rem}\n"
     "code{font:.9em ui-monospace,monospace}\n"
     ".cards{display:grid;grid-template-columns:repeat(2,1fr);gap:12px;margin:1.2rem 0 1rem;padding:0;list-style:none}\n"
     ".cards li{background:var(--card);border:1px solid var(--edge);border-radius:10px;padding:12px 14px}\n"
@@ -48,7 +49,8 @@ static const char style[] =
     ".key.run{background:var(--run)}.key.throttle{background:var(--throttle)}.key.pause{background:var(--pause)}"
     ".key.stop{background:var(--stop)}.key.other{background:var(--other)}\n"
     ".key-before,.key-after,.key-refused{border-radius:50%}\n"
-    ".key-before{border-color:var(--soft)}.key-after{background:var(--accent)}.key-refused{background:var(--modelled)}\n"
+    ".key-before{border-color:var(--soft)}.key-after{background:var(--accent)}.key-refused{background:var(--modelled)}"
+    "\n"
     ".plot{display:block;width:100%;height:auto;font:12px system-ui,sans-serif}\n"
     ".plot.wide{display:none}.plot.narrow{max-width:480px}\n"
     "@media (min-width:700px){.plot.wide{display:block}.plot.narrow{display:none}"
@@ -64,15 +66,37 @@ static const char style[] =
     ".join{stroke:var(--accent);stroke-width:1.5;opacity:.55}.join.faint{stroke:var(--modelled)}\n"
     ".before{fill:var(--ground);stroke:var(--soft);stroke-width:1.3}.after{fill:var(--accent)}"
     ".after.refused{fill:var(--modelled)}\n"
-    ".scroll{overflow-x:auto;border:1px solid var(--edge);border-radius:10px;background:var(--card);margin:.5rem 0 .8rem}\n"
+    ".scroll{overflow-x:auto;border:1px solid var(--edge);border-radius:10px;background:var(--card);margin:.5rem 0 "
+    ".8rem}\n"
     "table{border-collapse:collapse;width:100%;font-size:.875rem;font-variant-numeric:tabular-nums}\n"
     "th,td{padding:7px 12px;text-align:left;white-space:nowrap;border-top:1px solid var(--edge);vertical-align:top}\n"
     "thead th{border-top:0;font-weight:600;color:var(--soft)}tbody th{font-weight:600}\n"
-    ".n{text-align:right}td.why{white-space:normal;min-width:17rem}\n"
+    ".n{text-align:right}td.why{white-space:normal;min-width:12rem}\n"
+    ".folds th,.folds td{padding-left:9px;padding-right:9px}\n"
+    ".more td{border-top:0;padding-top:0;white-space:normal;color:var(--soft)}\n"
     "caption{text-align:left;padding:8px 12px 4px;color:var(--soft);font-size:.8125rem}\n"
     "details{margin:.4rem 0}summary{cursor:pointer;color:var(--accent);font-size:.875rem}\n"
     "footer{margin-top:3rem;border-top:1px solid var(--edge);padding-top:.8rem}\n"
     ":focus-visible{outline:2px solid var(--accent);outline-offset:2px}\n"
+    "@media (max-width:699px){"
+    ".folds thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}"
+    ".folds,.folds caption,.folds tbody{display:block}"
+    ".folds tr{display:grid;grid-template-columns:1fr 1fr;column-gap:20px;padding:8px 12px;"
+    "border-top:1px solid var(--edge)}"
+    ".folds tr.more{display:block;border-top:0;padding-top:0}"
+    ".folds th,.folds td{display:flex;justify-content:space-between;gap:8px;padding:1px 0;border:0}"
+    ".folds .more td{display:block}.folds tbody th{grid-column:1/-1}"
+    ".folds td::before{color:var(--soft)}.folds .more td::before{content:none}"
+    ".nights td:nth-child(2)::before{content:\"worked\"}.nights td:nth-child(3)::before{content:\"tokens\"}"
+    ".nights td:nth-child(4)::before{content:\"energy\"}.nights td:nth-child(5)::before{content:\"known\"}"
+    ".nights td:nth-child(6)::before{content:\"loss\"}.nights td:nth-child(7)::before{content:\"adapter\"}"
+    ".nights td:nth-child(8)::before{content:\"hottest\"}"
+    ".adapters td:nth-child(2)::before{content:\"state\"}.adapters td:nth-child(3)::before{content:\"parent\"}"
+    ".adapters td:nth-child(4)::before{content:\"made\"}.adapters td:nth-child(5)::before{content:\"examples\"}"
+    ".adapters td:nth-child(6)::before{content:\"loss\"}.adapters td:nth-child(7)::before{content:\"merging\"}"
+    ".adapters td:nth-child(8)::before{content:\"size\"}.adapters tbody th::before{content:\"Adapter\";"
+    "margin-right:-4px}.adapters tbody th{justify-content:flex-start}"
+    ".folds td:nth-child(6){grid-column:1/-1}}\n"
     "@media print{body{background:#fff}.scroll{overflow:visible}}\n";
 
 /* ---- parts ---- */
@@ -84,11 +108,11 @@ static void cell(struct markup *out, const char *css, const char *text) {
     markup_add(out, "</td>");
 }
 
-/* columns: names, NULL at the end; one that begins with # is of numbers. caption: what the table is. */
-static void table_begin(struct markup *out, const char *caption, const char *const *columns) {
+/* columns: names, NULL at the end; one that begins with # is of numbers. caption: what the table is. css: its class. */
+static void table_begin(struct markup *out, const char *css, const char *caption, const char *const *columns) {
     markup_add(out, "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"");
     markup_text(out, caption);
-    markup_add(out, "\">\n<table>\n<caption>");
+    markup_add(out, "\">\n<table class=\"%s\">\n<caption>", css);
     markup_text(out, caption);
     markup_add(out, "</caption>\n<thead><tr>");
     for (; *columns; columns++) {
@@ -128,7 +152,8 @@ static struct words clock_words(int64_t ms) {
 static struct words change(double before, double after) {
     struct words w = {""};
     double share = 100 * (after - before) / before;
-    if (isfinite(share) && before > 0) snprintf(w.text, sizeof w.text, "%s%.1f %%", share > 0 ? "+" : "\xE2\x88\x92", fabs(share));
+    if (isfinite(share) && before > 0)
+        snprintf(w.text, sizeof w.text, "%s%.1f %%", share > 0 ? "+" : "\xE2\x88\x92", fabs(share));
     return w;
 }
 
@@ -209,7 +234,8 @@ static void headline(struct markup *out, const struct report *r) {
     }
     snprintf(more, sizeof more, "%zu with training", t.worked);
     card(out, "Nights", cli_count((int64_t)t.nights).text, more);
-    card(out, "Energy", t.joules > 0 ? cli_energy(t.joules).text : "-", t.joules > 0 ? lamp(t.joules).text : "none yet");
+    card(out, "Energy", t.joules > 0 ? cli_energy(t.joules).text : "-",
+         t.joules > 0 ? lamp(t.joules).text : "none yet");
     if (active && isfinite(active->loss_after) && isfinite(active->loss_before)) {
         snprintf(more, sizeof more, "from %.3f, %s", active->loss_before,
                  change(active->loss_before, active->loss_after).text);
@@ -236,14 +262,15 @@ static void night_row(struct markup *out, const struct night *n) {
     if (n->adapter) markup_add(out, "<td class=\"n\">%d</td>", n->adapter);
     else cell(out, "n", "-");
     cell(out, "n", number_words(n->celsius_max, "%.0f \xC2\xB0""C").text);
-    cell(out, "why", ending);
-    markup_add(out, "</tr>\n");
+    markup_add(out, "</tr>\n<tr class=\"more\"><td colspan=\"8\">");
+    markup_text(out, ending);
+    markup_add(out, "</td></tr>\n");
 }
 
 static void nights_table(struct markup *out, const char *caption, const struct night *nights, size_t n) {
     static const char *const columns[] = {"Night", "#Worked", "#Tokens", "#Energy", "How known", "#Held-out loss",
-                                          "#Adapter", "#Hottest", "What ended it", NULL};
-    table_begin(out, caption, columns);
+                                          "#Adapter", "#Hottest", NULL};
+    table_begin(out, "folds nights", caption, columns);
     for (size_t i = 0; i < n; i++) night_row(out, &nights[i]);
     table_end(out);
 }
@@ -263,9 +290,10 @@ static void nights_section(struct markup *out, const struct nights *nights) {
 }
 
 static void losses_section(struct markup *out, const struct nights *nights) {
-    markup_add(out, "<section>\n<h2>What was learned</h2>\n<p class=\"soft\">Held-out loss: how much the answers surprise "
-                    "the model, over rows that it had not learned from. Lower is better. Before and after are measured on "
-                    "the same rows; other nights may have had other rows.</p>\n");
+    markup_add(out,
+               "<section>\n<h2>What was learned</h2>\n<p class=\"soft\">Held-out loss: how much the answers surprise "
+               "the model, over rows that it had not learned from. Lower is better. Before and after are measured on "
+               "the same rows; other nights may have had other rows.</p>\n");
     report_plot_losses(out, nights);
     markup_add(out, "</section>\n");
 }
@@ -304,7 +332,7 @@ static void decisions_table(struct markup *out, const struct night_moments *clos
     size_t n = 0, shown = 0;
     for (size_t i = 0; i < close->n; i = decision_end(close, i)) n++;
     markup_add(out, "<details><summary>%zu decision%s</summary>\n", n, n == 1 ? "" : "s");
-    table_begin(out, n > DECISIONS_MAX ? "The first 100 decisions" : "Decisions", columns);
+    table_begin(out, "plain", n > DECISIONS_MAX ? "The first 100 decisions" : "Decisions", columns);
     for (size_t i = 0; i < close->n && shown < DECISIONS_MAX; shown++) {
         const struct moment *m = &close->items[i];
         size_t end = decision_end(close, i);
@@ -323,7 +351,7 @@ static void readings_table(struct markup *out, const struct night_moments *close
     static const char *const columns[] = {"Time", "#Training loss", "#Temperature", "#Power", "#Battery", NULL};
     size_t every = (close->n + READINGS_MAX - 1) / READINGS_MAX;
     markup_add(out, "<details><summary>Readings</summary>\n");
-    table_begin(out, every > 1 ? "Some of the readings" : "Readings", columns);
+    table_begin(out, "plain", every > 1 ? "Some of the readings" : "Readings", columns);
     for (size_t i = 0; i < close->n; i += every) {
         const struct moment *m = &close->items[i];
         markup_add(out, "<tr><th scope=\"row\">%s</th>", clock_words(m->time_ms).text);
@@ -339,8 +367,9 @@ static void readings_table(struct markup *out, const struct night_moments *close
 
 static void close_section(struct markup *out, const struct report *r) {
     if (r->n_close == 0) return;
-    markup_add(out, "<section>\n<h2>The last nights, closely</h2>\n<p class=\"soft\">What the device allowed, and what the "
-                    "work did to it.</p>\n");
+    markup_add(out,
+               "<section>\n<h2>The last nights, closely</h2>\n<p class=\"soft\">What the device allowed, and what the "
+               "work did to it.</p>\n");
     for (size_t i = 0; i < r->n_close; i++) {
         const struct night_moments *close = &r->close[i];
         markup_add(out, "<h3>Night of %s</h3>\n", cli_night_date(close->night->night_ms).text);
@@ -356,25 +385,25 @@ static void close_section(struct markup *out, const struct report *r) {
 static void adapter_row(struct markup *out, const struct report_adapter *a) {
     const attune_adapter_info *i = &a->info;
     struct words parent = {"base"}, drift = {"-"};
+    char state[40];
     if (i->parent) snprintf(parent.text, sizeof parent.text, "%d", i->parent);
-    if (isfinite(a->kl))
-        snprintf(drift.text, sizeof drift.text, "%s: %.4f nats, %.1f %% agree", a->merge, a->kl, 100 * a->agreement);
+    if (isfinite(a->kl)) snprintf(drift.text, sizeof drift.text, "%s: %.4f nats", a->merge, a->kl);
     markup_add(out, "<tr><th scope=\"row\">%d</th>", i->number);
-    cell(out, NULL, i->state);
-    cell(out, NULL, i->origin);
+    snprintf(state, sizeof state, "%s%s", i->state, strcmp(i->origin, "imported") == 0 ? ", imported" : "");
+    cell(out, NULL, state);
     cell(out, NULL, parent.text);
     cell(out, NULL, cli_night_date(i->created_ms).text);
     cell(out, "n", cli_count(i->examples).text);
     cell(out, "n", cli_loss(i->loss_before, i->loss_after).text);
-    cell(out, NULL, drift.text);
+    cell(out, "n", drift.text);
     cell(out, "n", cli_bytes((double)i->bytes).text);
     markup_add(out, "</tr>\n");
 }
 
 static void adapters_table(struct markup *out, const char *caption, const struct report_adapter *adapters, size_t n) {
-    static const char *const columns[] = {"Number", "State", "Origin", "Parent", "Made", "#Examples", "#Held-out loss",
-                                          "Merging costs", "#Size", NULL};
-    table_begin(out, caption, columns);
+    static const char *const columns[] = {"Number", "State", "Parent", "Made", "#Examples", "#Held-out loss",
+                                          "#Merging costs", "#Size", NULL};
+    table_begin(out, "folds adapters", caption, columns);
     for (size_t i = 0; i < n; i++) adapter_row(out, &adapters[i]);
     table_end(out);
 }
@@ -387,8 +416,9 @@ static void adapters_section(struct markup *out, const struct report *r) {
         markup_add(out, "<p class=\"none\">None yet: the base answers.</p>\n</section>\n");
         return;
     }
-    markup_add(out, "<p class=\"soft\">Each is a version that <code>attune adapters use</code> can go back to, unless it is "
-                    "revoked. What merging costs is how far the merged answers are from the adapter's own.</p>\n");
+    markup_add(out,
+               "<p class=\"soft\">Each is a version that <code>attune adapters use</code> can go back to, unless it is "
+               "revoked. What merging costs is how far the merged answers are from the adapter's own.</p>\n");
     adapters_table(out, shown < r->n_adapters ? "The newest adapters" : "All adapters", r->adapters, shown);
     if (shown < r->n_adapters) {
         snprintf(caption, sizeof caption, "%zu older adapters", r->n_adapters - shown);
@@ -409,6 +439,8 @@ void report_page(struct markup *out, const struct report *r) {
         nights_section(out, &r->nights);
     }
     adapters_section(out, r);
-    markup_add(out, "<footer>Made by attune %s. This page holds figures alone, nothing of what was recorded; it runs no "
-                    "script and loads nothing.</footer>\n</main>\n</body>\n</html>\n", attune_version());
+    markup_add(out,
+               "<footer>Made by attune %s. This page holds figures alone, nothing of what was recorded; it runs no "
+               "script and loads nothing.</footer>\n</main>\n</body>\n</html>\n",
+               attune_version());
 }

@@ -215,8 +215,10 @@ void report_plot_energy(struct markup *out, const struct nights *nights) {
     }
     snprintf(title, sizeof title, "Energy by %s", bin_name(days.bin));
     snprintf(unit, sizeof unit, "Wh in a %s", bin_name(days.bin));
-    snprintf(description, sizeof description, "One bar for each %s, up to %.3g Wh, stacked by how it is known. The table "
-             "of nights has the figures.", bin_name(days.bin), most);
+    snprintf(description, sizeof description,
+             "One bar for each %s, up to %.3g Wh, stacked by how it is known. The table "
+             "of nights has the figures.",
+             bin_name(days.bin), most);
     markup_add(out, "<figure>\n<ul class=\"legend\">\n");
     legend_item(out, "measured", "measured by a counter");
     legend_item(out, "battery", "from the battery");

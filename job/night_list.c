@@ -68,7 +68,8 @@ int attune_night_list(const char *home, int64_t limit, attune_night_callback cal
 /* A reason of a later version stays as it is recorded. */
 static const char *for_people(const char *recorded) {
     for (int r = REASON_NONE; r < REASON_COUNT; r++)
-        if (strcmp(recorded, reason_name((enum reason)r)) == 0) return r == REASON_NONE ? "" : reason_text((enum reason)r);
+        if (strcmp(recorded, reason_name((enum reason)r)) == 0)
+            return r == REASON_NONE ? "" : reason_text((enum reason)r);
     return recorded;
 }
 

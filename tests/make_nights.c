@@ -3,8 +3,8 @@
  *
  *   make_nights HOME N [hostile]
  *
- * N nights up to 2026-03-31: most train, some wait in vain, heat and unplugging interrupt them. hostile: one night more,
- * of figures and texts that no program of ours writes. */
+ * N nights up to 2026-03-31: most train, some wait in vain, heat and unplugging interrupt them. hostile: one night
+ * more, of figures and texts that no program of ours writes. */
 #include "datastore/home_files.h"
 #include "datastore/nights.h"
 
@@ -51,8 +51,13 @@ static void moment(struct made *m, int64_t at, const char *verdict, const char *
     if (works) m->steps += 6;
     if (works) m->loss += (m->night.loss_after - m->loss) * 0.02;
     struct store_moment *to = &m->moments[m->n++];
-    *to = (struct store_moment){.time_ms = at, .celsius = m->celsius, .watts = watts, .percent = fmin(100, 78 + 0.2 * (double)m->n),
-                                .loss = works ? m->loss + (uniform() - 0.5) * 0.25 : NAN, .joules = m->joules, .steps = m->steps};
+    *to = (struct store_moment){.time_ms = at,
+                                .celsius = m->celsius,
+                                .watts = watts,
+                                .percent = fmin(100, 78 + 0.2 * (double)m->n),
+                                .loss = works ? m->loss + (uniform() - 0.5) * 0.25 : NAN,
+                                .joules = m->joules,
+                                .steps = m->steps};
     snprintf(to->verdict, sizeof to->verdict, "%s", verdict);
     snprintf(to->reason, sizeof to->reason, "%s", reason);
 }
@@ -117,8 +122,11 @@ static void make_night(attune_store *store, int i, int64_t night_ms) {
     attune_error err = {0};
     memset(&m, 0, sizeof m);
     m.celsius = 38;
-    m.night = (struct store_night){.night_ms = night_ms, .started_ms = night_ms + (5 + (int64_t)(uniform() * 20)) * MINUTE_MS,
-                                   .loss_before = NAN, .loss_after = NAN, .celsius_max = NAN};
+    m.night = (struct store_night){.night_ms = night_ms,
+                                   .started_ms = night_ms + (5 + (int64_t)(uniform() * 20)) * MINUTE_MS,
+                                   .loss_before = NAN,
+                                   .loss_after = NAN,
+                                   .celsius_max = NAN};
     snprintf(m.night.kind, sizeof m.night.kind, "nightly");
     snprintf(m.night.state, sizeof m.night.state, "running");
     check(store_night_begin(store, &m.night, NULL, NULL, &err), &err);
@@ -194,17 +202,18 @@ static void make_worse(const char *home) {
     sqlite3 *db = NULL;
     snprintf(path, sizeof path, "%s/store.db", home);
     if (sqlite3_open(path, &db) == SQLITE_OK &&
-        sqlite3_exec(db,
-                     "PRAGMA ignore_check_constraints = ON;"
-                     "UPDATE night SET kind = '<b>', state = '\"''<&>', tokens = -9223372036854775808, seconds = 1e300,"
-                     " work_seconds = 1e300, joules_measured = 9e999, joules_battery = -3, joules_modelled = 1e300,"
-                     " written = 9223372036854775807, marked = 9223372036854775807, pauses = 9223372036854775807,"
-                     " loss_before = 1e300, loss_after = -1e300, celsius_max = 9e999,"
-                     " reason = CAST(X'3C7363726970743E616C65727428223122293C2F7363726970743E2026FFC3011B5B33316D205D5D3E20"
-                     "EFBFBE' AS TEXT) WHERE number = (SELECT max(number) FROM night);"
-                     "UPDATE moment SET verdict = '<i>\"&' WHERE night = (SELECT max(number) FROM night) AND"
-                     " time_ms % 2000 = 0",
-                     NULL, NULL, &why) == SQLITE_OK) {
+        sqlite3_exec(
+            db,
+            "PRAGMA ignore_check_constraints = ON;"
+            "UPDATE night SET kind = '<b>', state = '\"''<&>', tokens = -9223372036854775808, seconds = 1e300,"
+            " work_seconds = 1e300, joules_measured = 9e999, joules_battery = -3, joules_modelled = 1e300,"
+            " written = 9223372036854775807, marked = 9223372036854775807, pauses = 9223372036854775807,"
+            " loss_before = 1e300, loss_after = -1e300, celsius_max = 9e999,"
+            " reason = CAST(X'3C7363726970743E616C65727428223122293C2F7363726970743E2026FFC3011B5B33316D205D5D3E20"
+            "EFBFBE' AS TEXT) WHERE number = (SELECT max(number) FROM night);"
+            "UPDATE moment SET verdict = '<i>\"&' WHERE night = (SELECT max(number) FROM night) AND"
+            " time_ms % 2000 = 0",
+            NULL, NULL, &why) == SQLITE_OK) {
         sqlite3_close(db);
         return;
     }

@@ -119,7 +119,7 @@ expect 0 help
 out "usage: attune COMMAND"
 expect 0 --help
 for command in init record import status history consent forget export train eval generate chat adapters backup \
-    restore tokenize bench doctor; do
+    restore tokenize bench doctor report; do
     expect 0 help
     out "  $command "
     expect 0 help $command
@@ -255,7 +255,7 @@ refused "auto|f32" bench train --precision f16
 
 # ---- what is refused without a home, and where the home is looked for ----
 
-for command in status train doctor "import $D/rows" "generate x" "tokenize x" "adapters list" "adapters use 1" \
+for command in status train doctor "report --out $D/page" "history --nights" "import $D/rows" "generate x" "tokenize x" "adapters list" "adapters use 1" \
     "adapters rollback" "bench merge" "eval $D/rows" chat "record --prompt a --response b" history \
     "history a --since 2025-01-31T09:30:15.250+01:00 --until 1.5h" "forget --all --yes" "forget --id x --yes" consent \
     "consent give" "consent withdraw --yes" "export $D/new" "backup $D/new"; do

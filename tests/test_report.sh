@@ -108,7 +108,7 @@ sound "$D/sixty.html"
 has "$D/sixty.html" 'of 60 nights'
 has "$D/sixty.html" 'Energy by night'
 has "$D/sixty.html" 'paused: the device is in use'
-has "$D/sixty.html" '46 older nights'
+has "$D/sixty.html" '50 older nights'
 has "$D/sixty.html" 'same: 0.00'
 check 'three nights closely, in two widths' test "$(grep -o 'id="night-[0-9]-[a-z]*-t"' "$D/sixty.html" | wc -l)" -eq 6
 check 'a page of sixty nights is small' test "$(wc -c <"$D/sixty.html")" -lt 300000
@@ -154,6 +154,16 @@ hasnt "$D/hostile.html" '<svg/onload'
 expect 0 history --nights --home "$D/hostile"
 expect 0 history --nights --home "$D/hostile" --json
 expect 0 status --home "$D/hostile"
+
+# ---- encrypted, and the key is gone ----
+expect 0 init --home "$D/locked" --base "$ROOT/tests/golden/tiny_llama.gguf" --consent --encrypt --key-file "$D/key"
+check 'make_nights locked' "$MAKE" "$D/locked" 3
+rm "$D/key"
+expect 0 report --home "$D/locked" --out "$D/locked.html"
+sound "$D/locked.html"
+has "$D/locked.html" 'of 3 nights'
+expect 0 history --nights --home "$D/locked"
+expect 0 status --home "$D/locked"
 
 # ---- where it is written ----
 check 'only its owner reads it' test "$(stat -c %a "$D/one.html")" = 600
