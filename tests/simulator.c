@@ -212,6 +212,7 @@ static void make_phone(struct simulator *s) {
                (const long[]){36000, 29000, 31000});
     make_kernel(s);
     line(s, "proc/self/cgroup", "0::/");
+    simulator_put(s, "sys/firmware/devicetree/base/chassis-type", "handset", sizeof "handset");
     s->watts_idle = 0.5;
     s->watts_cpu = 1.25;
 }
@@ -527,7 +528,7 @@ static int app_number(const struct words *w, double low, double high, double *ou
 static int do_app(struct simulator *s, const struct words *w, char *why) {
     static const char *const power[] = {"unknown", "mains", "battery"};
     const char *what = w->word[1];
-    double value;
+    double value = 0;
     if (strcmp(what, "idle") == 0) {
         if (!simulator_duration(w->word[2], &value)) return no(why, "a duration, not \"%.30s\"", w->word[2]);
         s->idle_since = s->boottime - value;

@@ -335,8 +335,12 @@ static void say_end(struct timeline *t) {
     char at[16];
     governor_look(t->governor);
     governor_state(t->governor, NULL, &spent, &ledger);
-    say(t, "%s  end: worked %.0f s, %.0f s of CPU; the device took %.1f J, charged are %.1f J\n", clock_text(elapsed(t), at),
-        t->worked, t->device->cpu, t->device->joules, joules_sum(&ledger.joules));
+    const struct joules *joules = &ledger.joules;
+    say(t, "%s  end: worked %.0f s, %.0f s of CPU; the device took %.1f J\n", clock_text(elapsed(t), at), t->worked,
+        t->device->cpu, t->device->joules);
+    say(t, "          charged: %.1f J = %.1f measured + %.1f battery + %.1f modelled (%.0f s of CPU), %lld marked\n",
+        joules_sum(joules), joules->measured, joules->battery, joules->modelled, ledger.modelled_cpu_s,
+        (long long)ledger.marked);
     say(t, "          run %.0f s, night %.0f s %.1f J, week %.0f s %.1f J, written %llu\n", spent.seconds_run,
         spent.seconds_night, joules_sum(&spent.night), spent.seconds_week, joules_sum(&spent.week),
         (unsigned long long)spent.written_night);
