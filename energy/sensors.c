@@ -81,6 +81,7 @@ struct sensors {
     const struct clock *clock;
     struct thermal *thermal;
     struct logind *logind; /* nullable */
+    int battery_seen;      /* at some look */
     double counted_at;     /* monotonic time of the last poll of the counters; NaN: none yet */
     struct energy_counter counter[RAPL_PACKAGES_MAX];
     int n_counters;
@@ -130,11 +131,14 @@ static void ask_app(const struct sensors *s, attune_device *device) {
     if (!(device->joules >= 0 && device->joules < 1e12)) device->joules = NAN;
 }
 
-/* Who tells the supply tells whether the battery drains: the two belong together. */
-static void look_at_power(const struct sensors *s, const attune_device *app, struct snapshot *out) {
+/* Who tells the supply tells whether the battery drains: the two belong together. A folder that had a battery and has
+ * none now is no desktop's: its driver is loaded anew, or it was taken out, and what is left tells too little. */
+static void look_at_power(struct sensors *s, const attune_device *app, struct snapshot *out) {
     out->battery_watts = power_read_watts(s->sys_root, &out->power);
     struct power_snapshot *power = &out->power;
     int drains = app->discharging != 0;
+    if (power->battery) s->battery_seen = 1;
+    if (s->battery_seen && !power->battery && power->supply == POWER_MAINS) power->supply = POWER_UNKNOWN;
     if (app->power != ATTUNE_POWER_UNKNOWN) {
         power->supply = app->power == ATTUNE_POWER_MAINS ? POWER_MAINS : POWER_BATTERY;
         power->discharging = drains;

@@ -143,7 +143,7 @@ static void make_zones(struct simulator *s, int n, const char *const types[], co
         line(s, path, "%s", types[i]);
         snprintf(path, sizeof path, "sys/class/thermal/thermal_zone%d/temp", i);
         line(s, path, "%ld", millidegrees[i]);
-        s->zone[i] = (struct simulator_zone){.to = (double)millidegrees[i], .written = millidegrees[i]};
+        s->zone[i] = (struct simulator_zone){.to = (double)millidegrees[i], .began = s->boottime, .written = millidegrees[i]};
     }
     s->zones = n;
 }
@@ -212,6 +212,7 @@ static void make_phone(struct simulator *s) {
                (const long[]){36000, 29000, 31000});
     make_kernel(s);
     line(s, "proc/self/cgroup", "0::/");
+    simulator_put(s, "sys/firmware/devicetree/base/chassis-type", "handset", sizeof "handset");
     s->watts_idle = 0.5;
     s->watts_cpu = 1.25;
 }
@@ -291,8 +292,9 @@ static void zones_follow(struct simulator *s) {
     char path[128];
     for (int i = 0; i < s->zones; i++) {
         struct simulator_zone *z = &s->zone[i];
-        double past = s->boottime - z->began;
+        double past = s->boottime - z->began, wave = fabs(fmod(past + 60, 120) - 60);
         double now = past >= z->seconds ? z->to : z->from + (z->to - z->from) * past / z->seconds;
+        if (!z->set) now += 50 * wave;
         long value = lround(now);
         if (value == z->written) continue;
         z->written = value;
@@ -304,10 +306,10 @@ static void counters_follow(struct simulator *s, double joules) {
     s->joules += joules;
     if (s->app_counter) s->told.joules = s->joules;
     if (!s->rapl) return;
-    s->rapl_uj = fmod(s->rapl_uj + joules * 1e6, s->rapl_range);
+    s->rapl_uj = fmod(s->rapl_uj + joules * 1e6, s->rapl_range + 1); /* max_energy_range_uj is the last that it shows */
     line(s, RAPL ":0/energy_uj", "%.0f", s->rapl_uj);
     line(s, RAPL ":0:0/energy_uj", "%.0f", s->rapl_uj / 2);
-    line(s, RAPL ":1/energy_uj", "%.0f", fmod(s->rapl_uj * 1.5, s->rapl_range));
+    line(s, RAPL ":1/energy_uj", "%.0f", fmod(s->rapl_uj * 1.5, rapl_range));
 }
 
 void simulator_pass(struct simulator *s, double seconds, double cpus) {
@@ -447,7 +449,7 @@ static int do_zone(struct simulator *s, const struct words *w, char *why) {
     if (w->n > 3 && (w->n != 5 || strcmp(w->word[3], "over") != 0 || !simulator_duration(w->word[4], &seconds)))
         return no(why, "zone N MILLIDEGREES over DURATION");
     struct simulator_zone *z = &s->zone[(int)i];
-    *z = (struct simulator_zone){(double)z->written, to, s->boottime, seconds, z->written};
+    *z = (struct simulator_zone){(double)z->written, to, s->boottime, seconds, 1, z->written};
     zones_follow(s);
     return 1;
 }
@@ -491,12 +493,16 @@ static int do_watts(struct simulator *s, const struct words *w, char *why) {
 }
 static int do_rapl(struct simulator *s, const struct words *w, char *why) {
     if (!s->rapl) return no(why, "this device has no RAPL");
-    if (strcmp(w->word[1], "wrap") == 0)
-        s->rapl_uj = s->rapl_range - 1e6;
-    else if (strcmp(w->word[1], "back") == 0)
+    double joules;
+    if (strcmp(w->word[1], "back") == 0 && w->n == 2) {
         s->rapl_uj = 0;
-    else
-        return no(why, "rapl wrap or rapl back, not \"%.30s\"", w->word[1]);
+    } else if (strcmp(w->word[1], "range") == 0 && simulator_real(w->word[2], 1, 1e9, &joules)) {
+        s->rapl_range = joules * 1e6;
+        s->rapl_uj = s->rapl_range - 1e6;
+        line(s, RAPL ":0/max_energy_range_uj", "%.0f", s->rapl_range);
+    } else {
+        return no(why, "rapl range JOULES or rapl back");
+    }
     counters_follow(s, 0);
     return 1;
 }
@@ -522,7 +528,7 @@ static int app_number(const struct words *w, double low, double high, double *ou
 static int do_app(struct simulator *s, const struct words *w, char *why) {
     static const char *const power[] = {"unknown", "mains", "battery"};
     const char *what = w->word[1];
-    double value;
+    double value = 0;
     if (strcmp(what, "idle") == 0) {
         if (!simulator_duration(w->word[2], &value)) return no(why, "a duration, not \"%.30s\"", w->word[2]);
         s->idle_since = s->boottime - value;
@@ -638,7 +644,7 @@ int simulator_do(struct simulator *s, const char *event, char why[SIMULATOR_WHY]
         {"plug", 1, 1, do_plug},         {"unplug", 1, 1, do_plug},       {"battery", 3, 3, do_battery},
         {"zone", 3, 5, do_zone},         {"pressure", 3, 3, do_pressure}, {"memory", 2, 2, do_memory},
         {"quota", 2, 2, do_quota},       {"load", 2, 2, do_load},         {"watts", 3, 3, do_watts},
-        {"rapl", 2, 2, do_rapl},         {"suspend", 2, 2, do_suspend},   {"clock", 2, 2, do_clock},
+        {"rapl", 2, 3, do_rapl},         {"suspend", 2, 2, do_suspend},   {"clock", 2, 2, do_clock},
         {"app", 2, 3, do_app},           {"write", 3, 99, do_write},      {"return", 2, 2, do_return},
         {"garbage", 2, 2, do_hostile},   {"empty", 2, 2, do_hostile},     {"digits", 2, 2, do_hostile},
         {"nul", 2, 2, do_hostile},       {"latin", 2, 2, do_hostile},     {"vanish", 2, 2, do_hostile},

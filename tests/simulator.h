@@ -33,6 +33,7 @@ struct simulator {
     int zones;
     struct simulator_zone {
         double from, to, began, seconds; /* millidegrees; from `began` on it takes so long to get there */
+        int set;                         /* it does as it was told; others go up and down by three degrees */
         long written;
     } zone[SIMULATOR_ZONES];
     int rapl;                 /* there is a package */
@@ -72,7 +73,7 @@ void simulator_pass(struct simulator *s, double seconds, double cpus);
  *   quota CPUS|none                      the cgroup's cpu.max
  *   load X
  *   watts IDLE CPU                       what the device takes
- *   rapl wrap | rapl back                the counter comes to a Joule before its range; starts anew
+ *   rapl range JOULES | rapl back        the counter wraps there, and is a Joule before; starts anew
  *   suspend DURATION | clock +DURATION | clock -DURATION
  *   app idle DURATION | present | away | power mains|battery|unknown | percent N | discharging 0|1 | celsius N | counter
  *   write PATH TEXT                      a line

@@ -204,6 +204,12 @@ static int supply_text(int i, const char *name, char out[64]) {
     return text_of(path, out);
 }
 
+/* What the oracle remembers of one device. */
+static struct {
+    int off, hot, battery;
+    double off_at, opened, good_since;
+} past;
+
 enum answer { NO, YES, UNKNOWN };
 struct power {
     enum answer charger; /* on one, and no battery drains */
@@ -241,6 +247,8 @@ static struct power power_of(int battery_min) {
     }
     struct power power = {.charger = unknown ? UNKNOWN : online || (!chargers && !batteries) ? YES : NO,
                           .battery = !batteries ? UNKNOWN : !untold && floor(charge / batteries) >= battery_min ? YES : NO};
+    if (batteries) past.battery = 1;
+    if (past.battery && !batteries && power.charger == YES) power.charger = UNKNOWN; /* it is gone: no word of why */
     if (drains) power.charger = NO;
     const attune_device *app = &device->told;
     if (app->power == ATTUNE_POWER_MAINS) power.charger = app->discharging ? NO : YES;
@@ -276,12 +284,6 @@ static double memory(void) {
     const char *at = strstr(text, "\nMemAvailable: ");
     return at && sscanf(at, "\nMemAvailable: %lf kB", &kib) == 1 ? kib * 1024 : NAN;
 }
-
-/* What the oracle remembers of one device. */
-static struct {
-    int off, hot;
-    double off_at, opened, good_since;
-} past;
 
 static int in_window(const struct window *w) {
     int64_t minute = device->wall_ms / 60000 % 1440;

@@ -14,6 +14,7 @@
  *   model WATTS                                of a busy CPU, as the model has it
  *   look DURATION                              between two looks; at every event one is taken too
  *   for DURATION                               all of it
+ *   unlimited                                  no budgets, as while the nightly job waits
  *   EVENT                                      before it begins
  *   at DURATION EVENT                          in order; by the clock that goes on while the device sleeps
  * An event is one of simulator_do's, or
@@ -161,6 +162,11 @@ static int set_line(struct timeline *t, char *text) {
     if (IS("work")) return simulator_real(rest, 0, 64, &t->work) ? 1 : no(t, "CPUs, not \"%.40s\"", rest);
     if (IS("model")) return simulator_real(rest, 0, 1000, &t->model) ? 1 : no(t, "watts, not \"%.40s\"", rest);
     if (IS("look")) return positive(t, rest, &t->look);
+    if (IS("unlimited") && !*rest) {
+        struct policy *p = &t->policy;
+        p->seconds_run = p->seconds_night = p->seconds_week = p->joules_run = p->joules_night = p->joules_week = 0;
+        return 1;
+    }
     if (IS("for")) return positive(t, rest, &t->length);
     if (IS("policy") || IS("spent")) {
         char *value = strchr(rest, ' ');
@@ -236,7 +242,7 @@ static void timeline_free(struct timeline *t) {
 static double elapsed(const struct timeline *t) { return t->device->boottime - t->began; }
 
 static const char *clock_text(double seconds, char out[16]) {
-    long s = lround(seconds);
+    long s = (long)floor(seconds + 1e-6);
     snprintf(out, 16, "%02ld:%02ld:%02ld", s / 3600 % 1000, s / 60 % 60, s % 60);
     return out;
 }
@@ -256,7 +262,7 @@ static void say_decision(struct timeline *t, const struct decision *d) {
     if (!isnan(d->wait_s)) snprintf(wait, sizeof wait, "%.0f", d->wait_s);
     if (d->threads > 0) snprintf(threads, sizeof threads, "%d", d->threads);
     if (d->duty == 0) strcpy(threads, "-");
-    say(t, "%s  %s  %-8s %-15s %4.2f %3s %6s %10.1f %9.1f %9.1f %2lld\n", clock_text(elapsed(t), at),
+    say(t, "%s  %s  %-8s %-16s %4.2f %3s %6s %10.1f %9.1f %9.1f %2lld\n", clock_text(elapsed(t), at),
         local_text(t->device->wall_ms, local), verdict_name(d->verdict), reason_name(d->reason), d->duty, threads, wait,
         ledger.joules.measured, ledger.joules.battery, ledger.joules.modelled, (long long)ledger.marked);
 }
@@ -301,7 +307,7 @@ static void run(struct timeline *t, const char *name) {
                     .clock = &t->device->clock},
         .policy = t->policy, .spent = t->spent, .watts_per_cpu = t->model, .event_fd = -2};
     t->began = t->device->boottime;
-    say(t, "at        local time             verdict  reason          duty thr   wait   measured   battery  modelled marked\n");
+    say(t, "at        local time             verdict  reason           duty thr   wait   measured   battery  modelled marked\n");
     OK(governor_open(&options, &t->governor, &err));
     look(t, 1);
     looked = 0;
@@ -329,8 +335,12 @@ static void say_end(struct timeline *t) {
     char at[16];
     governor_look(t->governor);
     governor_state(t->governor, NULL, &spent, &ledger);
-    say(t, "%s  end: worked %.0f s, %.0f s of CPU; the device took %.1f J, charged are %.1f J\n", clock_text(elapsed(t), at),
-        t->worked, t->device->cpu, t->device->joules, joules_sum(&ledger.joules));
+    const struct joules *joules = &ledger.joules;
+    say(t, "%s  end: worked %.0f s, %.0f s of CPU; the device took %.1f J\n", clock_text(elapsed(t), at), t->worked,
+        t->device->cpu, t->device->joules);
+    say(t, "          charged: %.1f J = %.1f measured + %.1f battery + %.1f modelled (%.0f s of CPU), %lld marked\n",
+        joules_sum(joules), joules->measured, joules->battery, joules->modelled, ledger.modelled_cpu_s,
+        (long long)ledger.marked);
     say(t, "          run %.0f s, night %.0f s %.1f J, week %.0f s %.1f J, written %llu\n", spent.seconds_run,
         spent.seconds_night, joules_sum(&spent.night), spent.seconds_week, joules_sum(&spent.week),
         (unsigned long long)spent.written_night);
@@ -438,7 +448,7 @@ static void test_language(void **state) {
         {BEGIN "zone 0 hot\n", "line 3: millidegrees, not \"hot\""},
         {BEGIN "zone 0 50000 in 3m\n", "line 3: zone N MILLIDEGREES over DURATION"},
         {BEGIN "pressure heart 3\n", "line 3: pressure is of cpu, memory or io, not \"heart\""},
-        {BEGIN "rapl up\n", "line 3: rapl wrap or rapl back, not \"up\""},
+        {BEGIN "rapl up\n", "line 3: rapl range JOULES or rapl back"},
         {BEGIN "clock 1h\n", "line 3: clock +DURATION or -DURATION, not \"1h\""},
         {BEGIN "app idle long\n", "line 3: a duration, not \"long\""},
         {BEGIN "app happy\n", "line 3: no app happy"},
