@@ -86,11 +86,20 @@ static inline const char *tree_hostile(const char *name, int which) {
     tree_folders(name);
     path = in_tree(name);
     switch (which) {
-    case 13: assert_int_equal(mkfifo(path, 0600), 0); break;
-    case 14: assert_int_equal(mkdir(path, 0700), 0); break;
-    case 15: assert_int_equal(symlink("nowhere/at/all", path), 0); break;
-    case 16: assert_int_equal(symlink(path, path), 0); break;
-    default: assert_int_equal(symlink("/dev/zero", path), 0);
+    case 13:
+        assert_int_equal(mkfifo(path, 0600), 0);
+        break;
+    case 14:
+        assert_int_equal(mkdir(path, 0700), 0);
+        break;
+    case 15:
+        assert_int_equal(symlink("nowhere/at/all", path), 0);
+        break;
+    case 16:
+        assert_int_equal(symlink(path, path), 0);
+        break;
+    default:
+        assert_int_equal(symlink("/dev/zero", path), 0);
     }
     return special[which - 13];
 }

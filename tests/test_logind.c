@@ -18,12 +18,12 @@
 
 enum behaviour {
     ANSWERS,
-    NO_LOGIND,     /* the bus is there, the service is not */
-    MUTE,          /* logind hangs */
-    SILENT,        /* the bus hangs: nobody even greets */
-    NOISE,         /* what comes is no D-Bus */
-    SLAMS,         /* hangs up */
-    OTHER_TYPES,   /* answers with what was not asked for */
+    NO_LOGIND,   /* the bus is there, the service is not */
+    MUTE,        /* logind hangs */
+    SILENT,      /* the bus hangs: nobody even greets */
+    NOISE,       /* what comes is no D-Bus */
+    SLAMS,       /* hangs up */
+    OTHER_TYPES, /* answers with what was not asked for */
     DENIES
 };
 static struct {
@@ -35,9 +35,7 @@ static struct {
     pthread_t thread;
 } peer;
 
-static int deny(sd_bus_message *m) {
-    return sd_bus_reply_method_errorf(m, SD_BUS_ERROR_ACCESS_DENIED, "no");
-}
+static int deny(sd_bus_message *m) { return sd_bus_reply_method_errorf(m, SD_BUS_ERROR_ACCESS_DENIED, "no"); }
 
 static int reply_sessions(sd_bus_message *m) {
     sd_bus_message *reply = NULL;
@@ -76,11 +74,16 @@ static int on_message(sd_bus_message *m, void *user, sd_bus_error *error) {
     atomic_fetch_add(&peer.calls, 1);
     if (sd_bus_message_get_auto_start(m)) atomic_fetch_add(&peer.started_by_us, 1);
     switch (atomic_load(&peer.behaviour)) {
-    case MUTE: return 1;
-    case NO_LOGIND: return sd_bus_reply_method_errorf(m, SD_BUS_ERROR_SERVICE_UNKNOWN, "nobody of that name");
-    case DENIES: return deny(m);
-    case OTHER_TYPES: return sd_bus_reply_method_return(m, "as", 1, "surprise");
-    default: break;
+    case MUTE:
+        return 1;
+    case NO_LOGIND:
+        return sd_bus_reply_method_errorf(m, SD_BUS_ERROR_SERVICE_UNKNOWN, "nobody of that name");
+    case DENIES:
+        return deny(m);
+    case OTHER_TYPES:
+        return sd_bus_reply_method_return(m, "as", 1, "surprise");
+    default:
+        break;
     }
     if (sd_bus_message_is_method_call(m, "org.freedesktop.login1.Manager", "ListSessions")) return reply_sessions(m);
     if (sd_bus_message_is_method_call(m, "org.freedesktop.DBus.Properties", "Get")) return reply_property(m);
@@ -120,12 +123,17 @@ static void *be_the_bus(void *user) {
         if (fd < 0) continue;
         atomic_fetch_add(&peer.connections, 1);
         switch (atomic_load(&peer.behaviour)) {
-        case SILENT: hold(fd); break;
+        case SILENT:
+            hold(fd);
+            break;
         case NOISE:
             if (send(fd, noise, sizeof noise, MSG_NOSIGNAL) > 0) hold(fd);
             break;
-        case SLAMS: close(fd); break;
-        default: serve(fd);
+        case SLAMS:
+            close(fd);
+            break;
+        default:
+            serve(fd);
         }
     }
     return NULL;
@@ -142,7 +150,8 @@ static int setup(void **state) {
     peer.n_sessions = 1;
     peer.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     atomic_store(&peer.going, 1);
-    if (bind(peer.listener, (struct sockaddr *)&address, sizeof address) != 0 || listen(peer.listener, 8) != 0) return -1;
+    if (bind(peer.listener, (struct sockaddr *)&address, sizeof address) != 0 || listen(peer.listener, 8) != 0)
+        return -1;
     return pthread_create(&peer.thread, NULL, be_the_bus, NULL);
 }
 static int teardown(void **state) {

@@ -19,8 +19,10 @@ static void is(double value, double wanted) {
 }
 static void pressure(const char *name, const char *share) {
     char text[256];
-    snprintf(text, sizeof text, "some avg10=%s avg60=3.00 avg300=1.00 total=123\nfull avg10=0.00 avg60=0.00 avg300=0.00 "
-             "total=0\n", share);
+    snprintf(text, sizeof text,
+             "some avg10=%s avg60=3.00 avg300=1.00 total=123\nfull avg10=0.00 avg60=0.00 avg300=0.00 "
+             "total=0\n",
+             share);
     tree_text(name, text);
 }
 static void machine(void) {
@@ -28,7 +30,8 @@ static void machine(void) {
     pressure("proc/pressure/memory", "0.00");
     pressure("proc/pressure/io", "100.00");
     tree_text("proc/loadavg", "0.50 0.18 0.12 1/80 11206\n");
-    tree_text("proc/meminfo", "MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailable:    8000000 kB\n");
+    tree_text("proc/meminfo",
+              "MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailable:    8000000 kB\n");
 }
 
 static void test_machine(void **state) {
