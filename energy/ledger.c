@@ -61,13 +61,9 @@ static struct ledger_package *package_of(struct ledger *ledger, const struct ene
 }
 
 static const struct energy_counter *counter_of(const struct snapshot *now, const struct ledger_package *package) {
-    const struct energy_counter *found = NULL;
-    for (int i = 0; i < now->n_counters; i++) {
-        if (!is_sound(&now->counter[i]) || strcmp(now->counter[i].name, package->name) != 0) continue;
-        if (found) return NULL; /* two of one name: which is which cannot be told */
-        found = &now->counter[i];
-    }
-    return found;
+    for (int i = 0; i < now->n_counters; i++)
+        if (is_sound(&now->counter[i]) && strcmp(now->counter[i].name, package->name) == 0) return &now->counter[i];
+    return NULL;
 }
 
 /* 0: not to be believed. */

@@ -379,16 +379,20 @@ static void test_packages(void **state) {
     struct snapshot twice = with(counting(706, 5, 7060000000u), "package-0", 7060000000u);
     tell(&ledger, twice);
     holds(&ledger, 560, 0, 4, 17);
-    for (int i = 0; i < 4; i++) { /* none of these can be */
+    for (int i = 0; i < 3; i++) { /* none of these can be */
         struct snapshot odd = counting(707 + i, 6 + i, 7070000000u);
         struct energy_counter *counter = &odd.counter[0];
         if (i == 0) counter->range = 0;
         if (i == 1) counter->uj = counter->range + 1;
         if (i == 2) memset(counter->name, 'x', sizeof counter->name);
-        if (i == 3) counter->range = RANGE_SMALL;
         tell(&ledger, odd);
         holds(&ledger, 560, 0, 5 + i, 18 + i);
     }
+    tell(&ledger, counting(711, 9, 7080000000u));
+    struct snapshot other = counting(712, 10, 7090000000u);
+    other.counter[0].range = RANGE_SMALL; /* not the counter that it was */
+    tell(&ledger, other);
+    holds(&ledger, 560, 0, 9, 22);
 }
 
 static void test_counters_that_go_back(void **state) {
