@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-#define WATTS_MAX 1000.0  /* of a package: no sound one draws more, so that no gap is measured that could hold two wraps */
+#define WATTS_MAX 1000.0  /* of a package, at most: a gap in which it could have come round twice is not measured */
 /* A counter that went back was at its range if its package used less than the most of these; else it began anew. */
 #define WRAP_WATTS 100.0
 #define WRAP_USUAL 2.0    /* times its usual power */
