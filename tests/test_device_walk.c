@@ -303,6 +303,8 @@ static const char *forbids(const struct policy *p, double written, int *throttle
         if (p->charger_required && power.charger != YES) return "charger";
         if (p->charger_required && past.off && device->monotonic - past.off_at < p->charger_stable_s) return "flaps";
         if (p->battery_min > 0 && power.battery == NO) return "battery";
+        if (p->battery_min > 0 && power.battery == UNKNOWN && power.charger == UNKNOWN && !p->without_sensors)
+            return "battery unknown";
         if (!in_window(&p->window)) return "window";
         if (p->idle_required && !(idle >= 0) && !p->without_sensors) return "idle unknown";
         if (p->idle_required && idle >= 0 && idle < p->idle_s) return "in use";
