@@ -87,7 +87,7 @@ static void write_supplies(uint32_t bad) {
             continue;
         }
         snprintf(charge, sizeof charge, "%u", chance(80) ? 40 + below(61) : below(110));
-        supply_file(supplies[i], "status", bad, status[chance(90) ? below(5) : below(7)]);
+        supply_file(supplies[i], "status", bad, status[chance(75) ? below(5) : below(7)]);
         supply_file(supplies[i], "capacity", bad, charge);
         if (chance(10)) supply_file(supplies[i], "present", 20, chance(80) ? "1" : "0");
         if (chance(10)) supply_file(supplies[i], "scope", 20, chance(80) ? "System" : "Device");
