@@ -380,8 +380,10 @@ static void test_rows_of_nights(void **state) {
     make_quick_home(f, 9);
     supply(f, 1);
     /* a run that was killed an hour ago is charged for a minute, and marked */
-    sql(f, "INSERT INTO night (night_ms, started_ms, ended_ms, kind, state, reason, seconds) VALUES "
-           "(0, strftime('%s', 'now') * 1000 - 3600000, 0, 'train', 'running', '', 10)");
+    sql(f, "INSERT INTO night (night_ms, started_ms, ended_ms, kind, state, reason, run, runs, tokens, steps, seconds, "
+           "work_seconds, cpu_s, modelled_cpu_s, joules_measured, joules_battery, joules_modelled, marked, written, "
+           "pauses, adapter, governor_cpu_s) VALUES (0, strftime('%s', 'now') * 1000 - 3600000, 0, 'train', 'running', "
+           "'', 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)");
     attune_job *job = open_job(f, options, &policy);
     GIVES(step_on(f, job), ATTUNE_DONE);
     attune_job_report r = report_of(f, job);
