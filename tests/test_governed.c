@@ -10,8 +10,9 @@
 /* ---- a device ---- */
 
 static void supply(const struct homes *f, int plugged) {
-    shell("mkdir -p %s/sys/class/power_supply/AC %s/sys/class/power_supply/BAT0 %s/proc", f->folder, f->folder,
-          f->folder);
+    if (!exists(in_folder(f, "sys")))
+        shell("mkdir -p %s/sys/class/power_supply/AC %s/sys/class/power_supply/BAT0 %s/proc", f->folder, f->folder,
+              f->folder);
     write_text(in_folder(f, "sys/class/power_supply/AC/type"), "Mains\n");
     write_text(in_folder(f, "sys/class/power_supply/AC/online"), plugged ? "1\n" : "0\n");
     write_text(in_folder(f, "sys/class/power_supply/BAT0/type"), "Battery\n");
@@ -165,14 +166,14 @@ static void test_thirty_slices(void **state) {
     struct policy policy = charger_alone();
     int slices = 0, code = ATTUNE_PAUSED;
     make_quick_home(f, 16);
-    set_key(f, "epochs", "12");
+    set_key(f, "epochs", "60");
     char wanted[256];
     strcpy(wanted, undisturbed(f));
     supply(f, 1);
     for (; code == ATTUNE_PAUSED && slices < 1000; slices++) {
         attune_job_options options = {.size = sizeof options};
-        if (slices < 30 && slices % 3 == 0) options.time_s = 1e-3; /* no time for anything */
-        if (slices < 30 && slices % 3 == 1) options.energy_j = 1e-3;
+        if (slices < 30 && slices % 3 == 1) options.time_s = 1e-3; /* no time for anything; the plan is made */
+        if (slices < 30 && slices % 3 == 2) options.energy_j = 1e-3;
         supply(f, 1);
         attune_job *job = open_job(f, options, &policy);
         int units = 2 + slices % 2;
@@ -234,17 +235,25 @@ static void meter_stop(struct meter *meter) {
     close(meter->fd);
 }
 
+/* Of many seconds, in steps of a few milliseconds; planned without a budget, so that none can have sized it. */
+static void make_long_run(struct homes *f, const struct policy *policy) {
+    make_quick_home(f, 140);
+    set_key(f, "epochs", "100");
+    set_key(f, "rank", "16");
+    set_key(f, "max_tokens", "400");
+    set_key(f, "micro_tokens", "400");
+    supply(f, 1);
+    attune_job *job = open_job(f, (attune_job_options){.size = sizeof(attune_job_options)}, policy);
+    GIVES(attune_job_step(job, &f->err), ATTUNE_CONTINUE);
+    attune_job_close(job);
+}
+
 static void test_energy_by_a_counter(void **state) {
     struct homes *f = *state;
     struct meter meter;
     struct policy policy = charger_alone();
     attune_job_options options = {.size = sizeof options, .energy_j = 50};
-    make_quick_home(f, 24);
-    set_key(f, "epochs", "100");
-    set_key(f, "rank", "16");
-    set_key(f, "micro_tokens", "4000");
-    set_key(f, "batch", "24");
-    supply(f, 1);
+    make_long_run(f, &policy);
     meter_start(f, &meter);
     double cpu = process_cpu();
     attune_job *job = open_job(f, options, &policy);
@@ -270,12 +279,7 @@ static void test_energy_by_the_model(void **state) {
     struct homes *f = *state;
     struct policy policy = charger_alone();
     attune_job_options options = {.size = sizeof options, .energy_j = 12};
-    make_quick_home(f, 24);
-    set_key(f, "epochs", "100");
-    set_key(f, "rank", "16");
-    set_key(f, "micro_tokens", "4000");
-    set_key(f, "batch", "24");
-    supply(f, 1);
+    make_long_run(f, &policy);
     attune_job *job = open_job(f, options, &policy);
     GIVES(step_on(f, job), ATTUNE_PAUSED);
     expect_reason(f, job, "unfinished", "the energy budget is used up");
@@ -284,7 +288,7 @@ static void test_energy_by_the_model(void **state) {
     attune_job_close(job);
     assert_true(r.joules_measured == 0 && r.joules_modelled > 0);
     assert_true(1.15 * r.joules_modelled <= 1.03 * options.energy_j);
-    /* of the night: nothing is left for a second call */
+    /* of the night: next to nothing is left for a second call */
     policy.joules_night = 12;
     attune_job_options again = {.size = sizeof again};
     job = open_job(f, again, &policy);
