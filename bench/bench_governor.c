@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -48,7 +49,7 @@ struct bench_governor {
     attune_bench_governor_result r;
     const char *base;
     char folder[1024], home[1060], sys[1060], checkpoint[1100];
-    int online, status;   /* files of the made-up supply */
+    int online;           /* a file of the made-up supply */
     int event[2], go[2];
     struct told *told;
     pid_t child;
@@ -87,24 +88,23 @@ static int make_supply(struct bench_governor *b, attune_error *err) {
     int code = put(b, "sys/class/power_supply/AC/type", "Mains\n", err);
     if (code == ATTUNE_OK) code = put(b, "sys/class/power_supply/AC/online", "1\n", err);
     if (code == ATTUNE_OK) code = put(b, "sys/class/power_supply/BAT0/type", "Battery\n", err);
-    if (code == ATTUNE_OK) code = put(b, "sys/class/power_supply/BAT0/status", "Charging   \n", err);
+    if (code == ATTUNE_OK) code = put(b, "sys/class/power_supply/BAT0/status", "Charging\n", err);
     if (code == ATTUNE_OK) code = put(b, "sys/class/power_supply/BAT0/capacity", "80\n", err);
     if (code != ATTUNE_OK) return code;
     snprintf(b->sys, sizeof b->sys, "%s/sys", b->folder);
     snprintf(path, sizeof path, "%s/class/power_supply/AC/online", b->sys);
     b->online = open(path, O_WRONLY | O_CLOEXEC);
-    snprintf(path, sizeof path, "%s/class/power_supply/BAT0/status", b->sys);
-    b->status = open(path, O_WRONLY | O_CLOEXEC);
-    return b->online >= 0 && b->status >= 0 ? ATTUNE_OK : error_set_errno(err, path, "cannot open");
+    return b->online >= 0 ? ATTUNE_OK : error_set_errno(err, path, "cannot open");
 }
 
-/* One byte, as the kernel's attribute would change at once; the status has one length in both states. */
+/* Each at once, as an attribute of the kernel's changes. What fails here is seen by the trial: nothing pauses. */
 static void plug(const struct bench_governor *b, int in, int tell) {
-    static const char *const status[] = {"Discharging\n", "Charging   \n"};
-    if (pwrite(b->online, in ? "1" : "0", 1, 0) != 1 ||
-        pwrite(b->status, status[in], strlen(status[in]), 0) != (ssize_t)strlen(status[in]) ||
-        (tell && write(b->event[1], "e", 1) != 1))
-        return; /* the trial fails by itself: nothing pauses */
+    char path[1200], next[1200];
+    snprintf(path, sizeof path, "%s/class/power_supply/BAT0/status", b->sys);
+    snprintf(next, sizeof next, "%s/next", b->folder);
+    if (put(b, "next", in ? "Charging\n" : "Discharging\n", NULL) != ATTUNE_OK || rename(next, path) != 0 ||
+        pwrite(b->online, in ? "1" : "0", 1, 0) != 1 || (tell && write(b->event[1], "e", 1) != 1))
+        return;
 }
 
 /* Words that differ from row to row: as many as a short conversation has. */
@@ -213,12 +213,18 @@ static int train_and_pause(const struct bench_governor *b, int events, attune_er
     attune_job_options o = job_options(b, events);
     struct rusage usage;
     char byte;
+    ATTUNE_INIT(told->report);
     int code = attune_job_open(b->home, &o, &job, err);
     while (code >= 0 && !atomic_load(&told->leave)) {
         code = attune_job_step(job, err);
         if (code == ATTUNE_CONTINUE) atomic_fetch_add(&told->units, 1);
         if (code == ATTUNE_DONE) code = error_set(err, ATTUNE_ERROR_STATE, NULL, "the run ended before the trials");
         if (code != ATTUNE_PAUSED) continue;
+        if (!atomic_load(&told->ready)) {
+            attune_job_report_get(job, &told->report, NULL);
+            code = error_set(err, ATTUNE_ERROR_STATE, NULL, "the run paused before it began: %.200s", told->report.reason);
+            break;
+        }
         told->paused_at = bench_now();
         atomic_fetch_add(&told->paused, 1);
         if (read(b->go[0], &byte, 1) != 1) break;
@@ -228,7 +234,6 @@ static int train_and_pause(const struct bench_governor *b, int events, attune_er
         }
         if (code == ATTUNE_PAUSED) code = error_set(err, ATTUNE_ERROR_STATE, NULL, "the run did not go on");
     }
-    ATTUNE_INIT(told->report);
     if (code >= 0) code = attune_job_report_get(job, &told->report, err);
     if (code >= 0) told->check_us = time_checks(job);
     getrusage(RUSAGE_SELF, &usage);
@@ -246,6 +251,7 @@ static int begin_child(struct bench_governor *b, int events, attune_error *err) 
     b->child = fork();
     if (b->child < 0) return error_set_errno(err, NULL, "cannot fork");
     if (b->child > 0) return ATTUNE_OK;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     close(b->go[1]);
     told->failed = train_and_pause(b, events, &told->err);
     _exit(0);
@@ -456,6 +462,7 @@ static int one_budget(struct bench_governor *b, double seconds, attune_error *er
     pid_t child = fork();
     if (child < 0) return error_set_errno(err, NULL, "cannot fork");
     if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         told->failed = run_budget(b, seconds, told, &told->err);
         _exit(0);
     }
@@ -497,7 +504,7 @@ static int check(attune_bench_governor_options *o, attune_error *err) {
 
 int attune_bench_governor(const char *base, const attune_bench_governor_options *options,
                           attune_bench_governor_result *result, attune_error *err) {
-    struct bench_governor b = {.base = base, .online = -1, .status = -1};
+    struct bench_governor b = {.base = base, .online = -1};
     int code = options_read(&b.o, sizeof b.o, options, "attune_bench_governor_options", err);
     if (code == ATTUNE_OK) code = check(&b.o, err);
     if (code == ATTUNE_OK) {
@@ -510,7 +517,6 @@ int attune_bench_governor(const char *base, const attune_bench_governor_options 
     if (code == ATTUNE_OK && b.o.polls > 0) code = unplug(&b, 0, b.o.polls, &b.r.polling, err);
     if (code == ATTUNE_OK) code = budgets(&b, err);
     if (b.online >= 0) close(b.online);
-    if (b.status >= 0) close(b.status);
     if (b.told) munmap(b.told, sizeof *b.told);
     if (b.folder[0]) nftw(b.folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     if (code != ATTUNE_OK) return code;

@@ -218,6 +218,15 @@ void governed_charge_killed(struct store_night *night, void *user) {
     night->marked += ledger.marked;
 }
 
+/* What was spent by now. A counter is read once a second at most: what came since is modelled. */
+static struct ledger ledger_of(const struct governed *g) {
+    struct ledger ledger;
+    governor_state(g->governor, NULL, NULL, &ledger);
+    double gap = ledger.began ? ledger.last.cpu - ledger.open_cpu : 0;
+    if (gap > 0) ledger_charge_gap(&ledger, gap);
+    return ledger;
+}
+
 static void add_ledger(struct store_night *night, const struct ledger *ledger) {
     night->cpu_s += ledger->cpu_s;
     night->modelled_cpu_s += ledger->modelled_cpu_s;
@@ -232,10 +241,9 @@ static void fill_night(struct governed *g) {
     const attune_job *job = g->job;
     struct store_night *night = g->night, sum = g->before;
     attune_job_report report;
-    struct ledger ledger;
     ATTUNE_INIT(report);
     if (attune_job_report_get(job, &report, NULL) != ATTUNE_OK) return;
-    governor_state(g->governor, NULL, NULL, &ledger);
+    struct ledger ledger = ledger_of(g);
     add_ledger(&sum, &ledger);
     pthread_mutex_lock(&g->lock);
     sum.work_seconds += worked_by(g, job_now());
@@ -395,13 +403,15 @@ static struct left left_of(const attune_job *job) {
     struct governed *g = job->governed;
     struct snapshot now;
     struct spent spent;
+    struct ledger ledger;
     struct left left = {INFINITY, NULL};
     const struct policy *p = &g->policy;
-    governor_state(g->governor, &now, &spent, NULL);
+    governor_state(g->governor, &now, &spent, &ledger);
     double age = fmax(job_now() - now.monotonic, 0), w = watts(g), sum = joules_sum(&spent.run);
     /* of what is modelled more is counted than is thought to be used */
     double counted = sum > 0 ? joules_counted(&spent.run, p->modelled_guard) / sum : p->modelled_guard;
-    double rate = fmax(w * counted, 1e-9), since = rate * age;
+    double rate = fmax(w * counted, 1e-9);
+    double since = rate * (ledger.began ? fmax(job_now() - ledger.open_monotonic, age) : age);
     if (g->seconds > 0) limit(&left, g->seconds - (job_now() - job->opened), "the time budget");
     if (p->seconds_night > 0) limit(&left, p->seconds_night - spent.seconds_night - age, "the night's time budget");
     if (p->seconds_week > 0) limit(&left, p->seconds_week - spent.seconds_week - age, "the week's time budget");
@@ -539,9 +549,8 @@ void governed_look(attune_job *job) { governor_look(job->governed->governor); }
 
 void governed_report(const attune_job *job, attune_job_report *report) {
     struct governed *g = job->governed;
-    struct ledger ledger;
+    struct ledger ledger = ledger_of(g);
     struct governor_cost cost;
-    governor_state(g->governor, NULL, NULL, &ledger);
     governor_cost_get(g->governor, &cost);
     report->joules_measured = ledger.joules.measured;
     report->joules_battery = ledger.joules.battery;
