@@ -222,7 +222,8 @@ static int train_and_pause(const struct bench_governor *b, int events, attune_er
         if (code != ATTUNE_PAUSED) continue;
         if (!atomic_load(&told->ready)) {
             attune_job_report_get(job, &told->report, NULL);
-            code = error_set(err, ATTUNE_ERROR_STATE, NULL, "the run paused before it began: %.200s", told->report.reason);
+            code = error_set(err, ATTUNE_ERROR_STATE, NULL, "the run paused before it began: %.200s",
+                             told->report.reason);
             break;
         }
         told->paused_at = bench_now();
@@ -356,7 +357,8 @@ static int wait_for(const struct bench_governor *b, int (*seen)(const struct tol
 static int is_ready(const struct told *told, long what) { return atomic_load(&told->ready) >= what; }
 static int has_units(const struct told *told, long what) { return atomic_load(&told->units) >= what; }
 
-static int watch(struct bench_governor *b, const struct tasks *tasks, int events, struct trial *out, attune_error *err) {
+static int watch(struct bench_governor *b, const struct tasks *tasks, int events, struct trial *out,
+                 attune_error *err) {
     static struct sampled samples[SAMPLES_MAX];
     int before = atomic_load(&b->told->paused), n = 0;
     double from = bench_now(), cpu = tasks_cpu_ms(tasks), now = from;

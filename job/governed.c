@@ -74,8 +74,8 @@ static void act(void *user, const struct decision *decision) {
 /* A unit that took longer than predicted: nothing may pass the budget by more than a look. */
 static void check_time(struct governed *g, double now) {
     double end = g->job->opened + g->seconds - g->checkpoint_seconds;
-    if (g->seconds <= 0 || g->work_began <= 0 || now + GOVERNOR_POLL_S < end || (g->work_ends > now && g->work_ends < end))
-        return;
+    if (g->seconds <= 0 || g->work_began <= 0 || now + GOVERNOR_POLL_S < end) return;
+    if (g->work_ends > now && g->work_ends < end) return;
     atomic_store(&g->late, 1);
     pool_cancel(g->job->pool);
 }
@@ -170,8 +170,9 @@ int governed_open(attune_job *job, attune_error *err) {
     struct governor_options options = {
         .sensors = {.sys_root = o->sys_root, .proc_root = o->proc_root, .device = o->device,
                     .device_user = o->device_user, .logind = job->settings.policy.idle_required && !o->now},
-        .watts_per_cpu = job->settings.watts_per_cpu, .event_fd = o->event_fd > 0 ? o->event_fd : o->event_fd < 0 ? -2 : -1, .thread = 1,
-        .act = act, .sample = sample};
+        .watts_per_cpu = job->settings.watts_per_cpu,
+        .event_fd = o->event_fd > 0 ? o->event_fd : o->event_fd < 0 ? -2 : -1, .thread = 1, .act = act,
+        .sample = sample};
     struct governed *g = calloc(1, sizeof *g);
     if (!g) return error_set_memory(err, "a governor", sizeof *g);
     pthread_mutex_init(&g->lock, NULL);
