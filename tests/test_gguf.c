@@ -962,6 +962,16 @@ static void a_lying_disk_is_found_out(void **state) {
     assert_int_equal(code, ATTUNE_ERROR_IO);
     assert_non_null(strstr(err.message, "read back differs"));
     assert_int_equal(access(path, F_OK), -1);
+    /* without a hash too */
+    struct file_writer file = {0};
+    memset(&err, 0, sizeof err);
+    assert_int_equal(file_writer_open(path, "test", &file, NULL), ATTUNE_OK);
+    disk_lies = 1;
+    code = gguf_writer_write(w, &file, NULL, &err);
+    disk_lies = 0;
+    assert_int_equal(code, ATTUNE_ERROR_IO);
+    assert_non_null(strstr(err.message, "read back differs"));
+    file_writer_abandon(&file);
     gguf_writer_destroy(w);
 }
 

@@ -83,8 +83,8 @@ void gguf_put_strings(struct gguf_writer *writer, const char *key, const char *c
 void gguf_put_tensor(struct gguf_writer *writer, const char *name, enum block_type type, uint32_t n_dims,
                      const uint64_t *dims, const void *data);
 /* Errors of the puts (memory, names) surface here. Into a file that is open and empty (file_writer_open): writes and
- * syncs it, reads the temporary back and compares its hash with what was written; the caller publishes it or abandons
- * it. sha256 (nullable) gets the hash of the file. */
+ * syncs it, reads the temporary back and compares it, or its hash, with what was written; the caller publishes it or
+ * abandons it. sha256 gets the hash of the file; NULL: none is made, which is faster. */
 int gguf_writer_write(struct gguf_writer *writer, struct file_writer *file, char sha256[65], attune_error *err);
 /* Only writes, without syncing or reading back: for a file whose reader verifies all of it. */
 int gguf_writer_put(struct gguf_writer *writer, struct file_writer *file, attune_error *err);
