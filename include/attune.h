@@ -84,6 +84,7 @@ typedef struct attune_home_options {
      * texts must bring, or a file with it, made (0600) when it is not there and remembered by the home. */
     const unsigned char *key;
     const char *key_file;
+    const char *device; /* "laptop", "phone" or "desktop": whose policy the settings begin with; NULL: detected */
 } attune_home_options;
 
 /* Make a home at `home` around the base model file `base` (GGUF; checked, hashed, referred to by
