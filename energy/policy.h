@@ -60,24 +60,39 @@ const char *verdict_name(enum verdict verdict); /* "run", "throttle", "pause", "
 const char *reason_name(enum reason reason);    /* short and stable, for records: "no_charger" */
 const char *reason_text(enum reason reason);    /* for people: "not on a charger" */
 
-/* Between decisions; zeroed at first. */
+/* Between decisions; zeroed at first. Its times are monotonic: what the device slept through was seen by nobody, and
+ * makes neither a charger stable nor a machine relaxed. */
 struct policy_state {
     int begun;             /* a decision was made */
     enum verdict verdict;  /* the last */
-    double unplugged_at;   /* boottime of the last moment without a charger; with charger_seen_off */
-    int charger_seen_off;
+    int charger_on;        /* at the last look: online, and the battery does not discharge */
+    int charger_seen_off;  /* at some look: by then, it has to be stable before anything starts */
+    double charger_since;  /* the first look that saw it on again; with charger_on */
     int hot;               /* paused for heat, until it is cooler by celsius_back */
-    double squeezed_until; /* boottime: throttled or paused for pressure until then at least */
-    enum reason squeezed;
+    /* Held for a while after the last look that showed the cause. */
+    struct squeeze {
+        int on, harder;       /* harder: it went on in spite of what was done */
+        double since, until;
+    } cpu, memory, short_of_memory;
 };
 struct decision {
     enum verdict verdict;
     enum reason reason;
     double duty;   /* 0 unless RUN or THROTTLE */
     int threads;   /* 0: all */
-    double wait_s; /* until it may change by itself: the window opens, the charger is stable; NaN: not known */
+    double wait_s; /* it cannot get better before so long: the window opens, the charger is stable; NaN: not known */
 };
-/* The gravest condition is told: STOP before PAUSE before THROTTLE; of one gravity the first of enum reason. */
+/* A squeezed CPU gets half of the threads; after SQUEEZE_HARDER_S half of the time too. Where half of the threads cannot
+ * be told (0: all) or had (1), half of the time goes first, then half of that. */
+#define SQUEEZE_HOLD_S 30.0   /* PSI's means are of 10 s */
+#define SQUEEZE_HARDER_S 30.0
+#define SHORT_HOLD_S 300.0    /* to begin again takes memory again */
+/* The gravest condition is told: STOP before PAUSE before THROTTLE; of one gravity the first of enum reason. A run stops,
+ * and gives its memory back, for what lasts; it pauses for heat and for stalls on memory.
+ *
+ * What is not known is not good: a charger that cannot be seen is none, a sum that is NaN has used up its budget. A
+ * look that sees no charger (or a weak one: online, and the battery discharges) stops at once, and from then on the
+ * charger has to be stable; a device that was never seen without one starts at once. */
 void policy_decide(const struct policy *policy, const struct snapshot *now, const struct spent *spent,
                    struct policy_state *state, struct decision *out);
 

@@ -11,9 +11,13 @@ struct window {
 int window_parse(const char *text, struct window *out);
 void window_text(const struct window *window, char out[16]);
 int window_contains(const struct window *window, int64_t wall_ms);
-/* Seconds until it closes (0 outside; INFINITY: always open) and until it opens (0 inside). */
+/* Seconds until it closes (0 outside; INFINITY: always open) and until it opens (0 inside). Opening and closing happen
+ * when local clocks first show that time, or jump over it. A clock before 1970 or beyond 9999
+ * tells nothing: closed, and NaN. */
 double window_left(const struct window *window, int64_t wall_ms);
 double window_wait(const struct window *window, int64_t wall_ms);
+/* Seconds until the next night begins, as window_night counts them, inside and outside. */
+double window_next(const struct window *window, int64_t wall_ms);
 /* When the night began that wall_ms is in: the last opening, or the last local noon where it is always open. Nights
  * are counted by it. */
 int64_t window_night(const struct window *window, int64_t wall_ms);
