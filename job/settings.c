@@ -170,6 +170,16 @@ static void real_text(double value, int digits, char *out, size_t size) {
     numerals_leave(before);
 }
 
+/* As few digits as bring the same double back. What is part of a run's identity keeps its 17. */
+static void short_text(double value, char *out, size_t size) {
+    locale_t before = numerals_enter();
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(out, size, "%.*g", digits, value);
+        if (strtod(out, NULL) == value) break;
+    }
+    numerals_leave(before);
+}
+
 /* Limits of a float are floats too: what was stored at a limit reads back. */
 static int parse_number(const struct key *key, const char *value, double *out) {
     char *end;
@@ -245,7 +255,7 @@ static void scaled_text(double value, const struct unit *units, char *out, size_
         return;
     }
     while (units->factor != 1 && fmod(value, units->factor) != 0) units++;
-    real_text(value / units->factor, 17, digits, sizeof digits);
+    short_text(value / units->factor, digits, sizeof digits);
     snprintf(out, size, "%s%s", digits, units->name);
 }
 
@@ -324,7 +334,8 @@ static void value_text(const struct key *key, const struct settings *s, char *ou
     switch (key->kind) {
     case TEXT: snprintf(out, size, "%s", (const char *)field); break;
     case REAL: /* nine digits bring every float back */
-        real_text(get_real(field, key->size), key->size == sizeof(float) ? 9 : 17, out, size);
+        if (key->recipe == NO_RECIPE) short_text(get_real(field, key->size), out, size);
+        else real_text(get_real(field, key->size), key->size == sizeof(float) ? 9 : 17, out, size);
         break;
     case COUNT: snprintf(out, size, "%zu", get_count(field, key->size)); break;
     case SEED: snprintf(out, size, "%llu", (unsigned long long)s->train.seed); break;
@@ -332,7 +343,7 @@ static void value_text(const struct key *key, const struct settings *s, char *ou
     case SIZE: scaled_text((double)*(const uint64_t *)field, byte_units, out, size); break;
     case DURATION: scaled_text(*(const double *)field, time_units, out, size); break;
     case ENERGY: scaled_text(*(const double *)field, energy_units, out, size); break;
-    case MINUTES: real_text(*(const double *)field / 60, 17, out, size); break;
+    case MINUTES: short_text(*(const double *)field / 60, out, size); break;
     case WINDOW: {
         char window[16];
         window_text(field, window);
