@@ -1,4 +1,8 @@
-/* What nights did and what they cost: for budgets over days, for people, for plots. Nothing of what was recorded. */
+/* What nights did and what they cost: for budgets over days, for people, for plots. Nothing of what was recorded.
+ *
+ * Figures that may be NaN are kept as "not known" when they are not finite. What is added up over nights (seconds,
+ * joules, bytes, counts) must be finite and not negative, and texts must end within their buffers: else
+ * ATTUNE_ERROR_ARGUMENT, and nothing is written. A store whose key is not to be had serves all of this. */
 #ifndef DATASTORE_NIGHTS_H
 #define DATASTORE_NIGHTS_H
 
@@ -25,7 +29,7 @@ struct store_night {
     int64_t pauses;
     double loss_before, loss_after; /* of the run that it ended; NaN */
     int adapter;                  /* that it published; 0: none */
-    double governor_cpu_s, gap_ms; /* the governor's own; the longest piece that no cancel could end */
+    double governor_cpu_s, gap_ms; /* the governor's own; the longest piece that no cancel could end, NaN */
     double celsius_max;           /* NaN: not known */
 };
 /* What was seen and decided, in time: at every change and otherwise once a minute. */
@@ -38,11 +42,13 @@ struct store_moment {
 };
 
 /* Begins a row: night->number is set. Those that still run are of killed processes (the home's lock is held): each
- * becomes "killed", and `killed` (nullable) is called for it, which may change its figures. */
+ * becomes "killed", and `killed` (nullable) is called for it, which may change its figures. One transaction: the
+ * callback may read from the store, but not write. */
 typedef void (*store_night_callback)(struct store_night *night, void *user);
 int store_night_begin(attune_store *store, struct store_night *night, store_night_callback killed, void *user,
                       attune_error *err);
-/* The row as it is now, and moments (n of them, may be 0) that came since; one transaction. */
+/* The row as it is now, and moments (n of them, may be 0) that came since; one transaction. ATTUNE_ERROR_NOT_FOUND:
+ * there is no such row. */
 int store_night_update(attune_store *store, const struct store_night *night, const struct store_moment *moments,
                        size_t n, attune_error *err);
 /* The newest first, at most `limit` (0: all), since since_ms; the callback may read, not write; non-zero stops. */
@@ -57,7 +63,7 @@ struct store_spent {
     int64_t written;
 };
 int store_spent_since(attune_store *store, int64_t since_ms, struct store_spent *out, attune_error *err);
-/* Rows and moments that started before; 0 rows is fine. */
+/* Rows that started before, but for one that runs, with their moments; 0 rows is fine. */
 int store_nights_remove(attune_store *store, int64_t before_ms, attune_error *err);
 
 /* What work costs on this device. key: what it depends on, as the caller spells it. */

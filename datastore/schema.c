@@ -227,9 +227,66 @@ static const char step_3[] =
     "CREATE TRIGGER adapter_drift_revoked AFTER UPDATE OF state ON adapter WHEN new.state = 'revoked'"
     " BEGIN DELETE FROM adapter_drift WHERE adapter = new.number; END;";
 
+/* Nights, and what work costs on this device: figures, names and reasons, nothing of what was recorded. */
+static const char step_4[] =
+    "CREATE TABLE night ("
+    "  number INTEGER PRIMARY KEY,"
+    "  night_ms INTEGER NOT NULL,"
+    "  started_ms INTEGER NOT NULL,"
+    "  ended_ms INTEGER NOT NULL,"
+    "  kind TEXT NOT NULL,"
+    "  state TEXT NOT NULL CHECK (state IN ('running', 'done', 'paused', 'waiting', 'failed', 'killed')),"
+    "  reason TEXT NOT NULL,"
+    "  run INTEGER NOT NULL,"
+    "  runs INTEGER NOT NULL,"
+    "  tokens INTEGER NOT NULL,"
+    "  steps INTEGER NOT NULL,"
+    "  seconds REAL NOT NULL,"
+    "  work_seconds REAL NOT NULL,"
+    "  cpu_s REAL NOT NULL,"
+    "  modelled_cpu_s REAL NOT NULL,"
+    "  joules_measured REAL NOT NULL,"
+    "  joules_battery REAL NOT NULL,"
+    "  joules_modelled REAL NOT NULL,"
+    "  marked INTEGER NOT NULL,"
+    "  written INTEGER NOT NULL,"
+    "  pauses INTEGER NOT NULL,"
+    "  loss_before REAL,"
+    "  loss_after REAL,"
+    "  adapter INTEGER NOT NULL,"
+    "  governor_cpu_s REAL NOT NULL,"
+    "  gap_ms REAL,"
+    "  celsius_max REAL"
+    ") STRICT;"
+    "CREATE INDEX night_started ON night (started_ms);"
+    "CREATE INDEX night_running ON night (number) WHERE state = 'running';"
+    "CREATE TABLE moment ("
+    "  id INTEGER PRIMARY KEY,"
+    "  night INTEGER NOT NULL REFERENCES night (number) ON DELETE CASCADE,"
+    "  time_ms INTEGER NOT NULL,"
+    "  verdict TEXT NOT NULL,"
+    "  reason TEXT NOT NULL,"
+    "  celsius REAL,"
+    "  watts REAL,"
+    "  percent REAL,"
+    "  loss REAL,"
+    "  joules REAL NOT NULL,"
+    "  steps INTEGER NOT NULL"
+    ") STRICT;"
+    "CREATE INDEX moment_night ON moment (night, time_ms);"
+    "CREATE TABLE cost ("
+    "  key TEXT NOT NULL PRIMARY KEY,"
+    "  seconds_per_unit REAL,"
+    "  watts REAL,"
+    "  seconds_spread REAL,"
+    "  watts_spread REAL,"
+    "  weight REAL NOT NULL,"
+    "  updated_ms INTEGER NOT NULL"
+    ") STRICT, WITHOUT ROWID;";
+
 _Static_assert(STORE_APPLICATION_ID == 1635022190, "the number in step 1");
 
-const char *const store_schema_steps[] = {step_1, step_2, step_3};
+const char *const store_schema_steps[] = {step_1, step_2, step_3, step_4};
 
 int store_schema_newest(void) { return (int)(sizeof store_schema_steps / sizeof store_schema_steps[0]); }
 
