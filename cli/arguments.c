@@ -79,6 +79,25 @@ static bool parse_duration(const char *text, double *seconds) {
     return cli_parse_scaled(text, "smh", (const double[]){1, 60, 3600}, year, seconds);
 }
 
+/* A unit of joules behind the number, in any case; 1 Wh = 3600 J. */
+static bool parse_energy(const char *text, double *joules) {
+    static const struct {
+        const char *name;
+        double joules;
+    } units[] = {{"", 1}, {"j", 1}, {"kj", 1e3}, {"mj", 1e6}, {"wh", 3600}, {"kwh", 3.6e6}};
+    const char *end;
+    double value;
+    if (!parse_decimal(text, &value, &end)) return false;
+    for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
+        if (strcasecmp(end, units[i].name) != 0) continue;
+        value *= units[i].joules;
+        if (!(value > 0) || value > 1e12) return false;
+        *joules = value;
+        return true;
+    }
+    return false;
+}
+
 static bool parse_size(const char *text, uint64_t *bytes) {
     double value;
     if (!cli_parse_scaled(text, "kmg", (const double[]){0x1p10, 0x1p20, 0x1p30}, 0x1p60, &value)) return false;
@@ -221,6 +240,10 @@ static int take_number(const struct arguments *a, struct option *o, const char *
     case OPTION_DURATION:
         snprintf(wanted, sizeof wanted, "a time such as 90, 90s, 20m or 1.5h");
         ok = parse_duration(text, o->to.number);
+        break;
+    case OPTION_ENERGY:
+        snprintf(wanted, sizeof wanted, "an energy such as 500J, 5kJ or 0.2Wh");
+        ok = parse_energy(text, o->to.number);
         break;
     case OPTION_WHEN:
         snprintf(wanted, sizeof wanted, "a time such as 2025-01-31, 2025-01-31T09:30 or 2h (ago), later than 1970");

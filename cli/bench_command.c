@@ -97,16 +97,20 @@ static void print_people(const char *kind, const attune_bench_result *r) {
     cli_field("peak memory", "%8.0f MiB", r->peak_rss_mib);
 }
 
+/* The home's, where none is named. CLI_GO or an exit code; errors are told. */
+static int find_base(const struct cli *cli, attune_status *status, const char **base) {
+    attune_error err = {0};
+    ATTUNE_INIT(*status);
+    if (*base) return CLI_GO;
+    if (attune_home_status(cli->home, status, &err) != ATTUNE_OK) return cli_fail(&err);
+    *base = status->base_path;
+    return CLI_GO;
+}
+
 static int bench(const struct cli *cli, const char *kind, const char *base, const attune_bench_options *options) {
     attune_error err = {0};
-    attune_status status;
     attune_bench_result result;
-    ATTUNE_INIT(status);
     ATTUNE_INIT(result);
-    if (!base) {
-        if (attune_home_status(cli->home, &status, &err) != ATTUNE_OK) return cli_fail(&err);
-        base = status.base_path;
-    }
     if (attune_bench(base, kind, options, &result, &err) != ATTUNE_OK) return cli_fail(&err);
     if (cli->json) return print_json(kind, &result);
     print_people(kind, &result);
@@ -114,27 +118,31 @@ static int bench(const struct cli *cli, const char *kind, const char *base, cons
 }
 
 /* Which benches an option says something to, as bits of enum bench. */
-enum bench { TRAIN = 1, DECODE = 2, PREFILL = 4, MERGE = 8, RECORD = 16 };
+enum bench { TRAIN = 1, DECODE = 2, PREFILL = 4, MERGE = 8, RECORD = 16, GOVERNOR = 32 };
 static const struct {
     const char *name, *benches;
     unsigned of;
 } belongs[] = {
-    {"base", "train, decode, prefill and merge", TRAIN | DECODE | PREFILL | MERGE},
+    {"base", "all benches but record", TRAIN | DECODE | PREFILL | MERGE | GOVERNOR},
     {"adapter", "train, decode, prefill and merge", TRAIN | DECODE | PREFILL | MERGE},
     {"merge", "train, decode, prefill and merge", TRAIN | DECODE | PREFILL | MERGE},
-    {"threads", "train, decode, prefill and merge", TRAIN | DECODE | PREFILL | MERGE},
+    {"threads", "all benches but record", TRAIN | DECODE | PREFILL | MERGE | GOVERNOR},
     {"rank", "train, decode, prefill and merge", TRAIN | DECODE | PREFILL | MERGE},
     {"tokens", "train, decode, prefill and merge", TRAIN | DECODE | PREFILL | MERGE},
     {"depth", "bench decode and bench prefill", DECODE | PREFILL},
     {"kv", "bench decode and bench prefill", DECODE | PREFILL},
     {"precision", "bench train, decode and prefill", TRAIN | DECODE | PREFILL},
-    {"rows", "bench train and bench record", TRAIN | RECORD},
+    {"rows", "bench train, bench record and bench governor", TRAIN | RECORD | GOVERNOR},
     {"epochs", "bench train", TRAIN},
     {"memory", "bench train", TRAIN},
     {"out", "bench train", TRAIN},
-    {"dir", "bench record", RECORD},
+    {"seconds", "all benches but governor", TRAIN | DECODE | PREFILL | MERGE | RECORD},
+    {"dir", "bench record and bench governor", RECORD | GOVERNOR},
     {"rate", "bench record", RECORD},
     {"alone", "bench record", RECORD},
+    {"trials", "bench governor", GOVERNOR},
+    {"polls", "bench governor", GOVERNOR},
+    {"budgets", "bench governor", GOVERNOR},
 };
 
 /* Options that say nothing to this bench are refused, not ignored. */
@@ -142,6 +150,7 @@ static int check_options(const struct arguments *a, unsigned kind) {
     for (size_t i = 0; i < sizeof belongs / sizeof belongs[0]; i++) {
         if ((belongs[i].of & kind) || !cli_given(a, belongs[i].name)) continue;
         if (kind == RECORD) return cli_usage(a->command, "bench record has no option --%s", belongs[i].name);
+        if (kind == GOVERNOR) return cli_usage(a->command, "bench governor has no option --%s", belongs[i].name);
         return cli_usage(a->command, "--%s is for %s", belongs[i].name, belongs[i].benches);
     }
     if (kind != TRAIN) return CLI_GO;
@@ -154,7 +163,7 @@ static int check_options(const struct arguments *a, unsigned kind) {
 
 /* *kind: of enum bench. */
 static int take_kind(const struct command *command, const char *name, unsigned *kind) {
-    static const char *const kinds[] = {"train", "decode", "prefill", "merge", "record"};
+    static const char *const kinds[] = {"train", "decode", "prefill", "merge", "record", "governor"};
     enum { N = sizeof kinds / sizeof kinds[0] };
     for (size_t i = 0; i < N; i++) {
         if (strcmp(name, kinds[i]) != 0) continue;
@@ -163,7 +172,8 @@ static int take_kind(const struct command *command, const char *name, unsigned *
     }
     const char *near = cli_nearest(name, kinds, N);
     if (near) return cli_usage(command, "there is no bench \"%s\"; did you mean \"%s\"?", name, near);
-    return cli_usage(command, "there is no bench \"%s\": train, decode, prefill, merge or record", name);
+    return cli_usage(command, "there is no bench \"%s\": train, decode, prefill, merge, record or governor",
+                     name);
 }
 
 struct bench_arguments {
@@ -171,6 +181,7 @@ struct bench_arguments {
     bool alone;
     attune_bench_options options;
     attune_bench_record_options record;
+    attune_bench_governor_options governor;
 };
 
 static void add_options(struct arguments *a, struct bench_arguments *b) {
@@ -186,7 +197,8 @@ static void add_options(struct arguments *a, struct bench_arguments *b) {
                                 &b->kv));
     cli_option(a, option_number("seconds", "S", "to measure for; default 3", &o->seconds, 0.01, 3600));
     cli_option(a, option_integer("rank", "of the adapter that is made up where none is given", &o->rank, 1, 65536));
-    cli_option(a, option_path("rows", "FILE|N", "train: JSON Lines to learn from; record: of the run flat out",
+    cli_option(a, option_path("rows", "FILE|N", "train, governor: JSON Lines to learn from; record: of the run flat "
+                                               "out",
                               &b->rows));
     cli_option(a, option_integer("epochs", "train: over the rows; default 1", &o->epochs, 1, 1000));
     cli_option(a, option_size("memory", "train: most resident memory", &o->memory_bytes));
@@ -194,14 +206,17 @@ static void add_options(struct arguments *a, struct bench_arguments *b) {
                                 &b->precision));
     cli_option(a, option_path("out", "FILE", "train: where the adapter learned from the rows is kept", &o->out));
     cli_bench_record_options(a, &b->record, &b->alone);
+    cli_bench_governor_options(a, &b->governor);
 }
 
 static int run(struct cli *cli, int argc, char **argv) {
     unsigned kind = 0;
+    attune_status status;
     struct bench_arguments b = {0};
     struct arguments a = {.command = &bench_command, .positional_min = 1, .positional_max = 1};
     ATTUNE_INIT(b.options);
     ATTUNE_INIT(b.record);
+    ATTUNE_INIT(b.governor);
     add_options(&a, &b);
     int code = cli_parse(cli, &a, argc, argv);
     if (code == CLI_GO) code = take_kind(a.command, a.positional[0], &kind);
@@ -214,6 +229,14 @@ static int run(struct cli *cli, int argc, char **argv) {
         b.record.alone = b.alone;
         return cli_bench_record(cli, &b.record);
     }
+    code = find_base(cli, &status, &b.base);
+    if (code != CLI_GO) return code;
+    if (kind == GOVERNOR) {
+        b.governor.rows = b.rows;
+        b.governor.threads = b.options.threads;
+        b.governor.folder = b.record.folder;
+        return cli_bench_governor(cli, b.base, &b.governor);
+    }
     b.options.rows = b.rows;
     b.options.precision = cli_precision(b.precision);
     b.options.kv = cli_kv(b.kv);
@@ -222,12 +245,13 @@ static int run(struct cli *cli, int argc, char **argv) {
 
 const struct command bench_command = {
     .name = "bench",
-    .arguments = "train|decode|prefill|merge|record [options]",
+    .arguments = "train|decode|prefill|merge|record|governor [options]",
     .summary = "How fast this machine trains, answers and records, beside what it could at most.",
     .notes = "The limits are measured in the same run with the same number of threads.\n"
              "decode: single tokens, prefill: many at once, behind --depth others; merge: an adapter into the base.\n"
              "train: random tokens; with --rows FILE, its rows in order, from loading to the saved adapter.\n"
              "record: what a call costs the app, with 1, 2 and 4 processes that record while another one reads;\n"
-             "beside it an SQLite insert in its place; then one process as fast as it can, until all is durable.",
+             "beside it an SQLite insert in its place; then one process as fast as it can, until all is durable.\n"
+             "governor: how soon training is gone when the charger is pulled, and how well it keeps budgets of time.",
     .run = run,
 };

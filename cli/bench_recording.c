@@ -2,7 +2,8 @@
 #include "cli/cli.h"
 
 void cli_bench_record_options(struct arguments *a, attune_bench_record_options *o, bool *alone) {
-    cli_option(a, option_path("dir", "DIR", "record: where stores are made for it; default $TMPDIR, else /tmp",
+    cli_option(a, option_path("dir", "DIR", "record, governor: where stores and homes are made for it; default $TMPDIR, "
+                                            "else /tmp",
                               &o->folder));
     cli_option(a, option_integer("rate", "record: rows a second of each process; default 200", &o->rate, 1, 100000));
     cli_option(a, option_flag("alone", "record: without a process beside that reads", alone));

@@ -61,6 +61,7 @@ enum option_kind {
     OPTION_UNSIGNED, /* 64 bits */
     OPTION_NUMBER,   /* low..high */
     OPTION_DURATION, /* seconds: 90, 90s, 1.5m, 2h */
+    OPTION_ENERGY,   /* joules: 500, 500J, 5kJ, 0.2Wh */
     OPTION_WHEN,     /* milliseconds since 1970: a date, a date and time, or so long ago; see when.c */
     OPTION_SIZE      /* bytes: 1000, 64K, 400M, 1.5G; binary */
 };
@@ -118,6 +119,9 @@ static inline struct option option_number(const char *name, const char *value, c
 }
 static inline struct option option_duration(const char *name, const char *help, double *to) {
     return (struct option){.name = name, .value = "TIME", .help = help, .kind = OPTION_DURATION, .to.number = to};
+}
+static inline struct option option_energy(const char *name, const char *help, double *to) {
+    return (struct option){.name = name, .value = "ENERGY", .help = help, .kind = OPTION_ENERGY, .to.number = to};
 }
 static inline struct option option_when(const char *name, const char *help, int64_t *to) {
     return (struct option){.name = name, .value = "WHEN", .help = help, .kind = OPTION_WHEN, .to.integer = to};
@@ -286,10 +290,12 @@ int cli_answer(const struct cli *cli, attune_session *session, const struct answ
 int cli_answer_end(const struct cli *cli, const attune_engine *engine, const attune_session *session,
                    const attune_generate_result *result, const attune_uuid *id);
 
-/* ---- bench record, beside the other benches ---- */
+/* ---- bench record and bench governor, beside the other benches ---- */
 
 void cli_bench_record_options(struct arguments *arguments, attune_bench_record_options *options, bool *alone);
+void cli_bench_governor_options(struct arguments *arguments, attune_bench_governor_options *options);
 /* Errors are told; returns enum cli_exit. */
+int cli_bench_governor(const struct cli *cli, const char *base, const attune_bench_governor_options *options);
 int cli_bench_record(const struct cli *cli, const attune_bench_record_options *options);
 
 /* Room for progress on standard error, when it is a terminal. */

@@ -31,9 +31,17 @@ static void on_progress(const attune_progress *now, void *user) { cli_progress_d
 
 /* ---- the report ---- */
 
+static json_t *energy_json(const attune_job_report *r) {
+    return json_pack("{s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:b}", "joules_measured", cli_json_number(r->joules_measured),
+                     "joules_battery", cli_json_number(r->joules_battery), "joules_modelled",
+                     cli_json_number(r->joules_modelled), "written_bytes", (json_int_t)r->written_bytes,
+                     "governor_cpu_s", cli_json_number(r->governor_cpu_s), "gap_ms", cli_json_number(r->gap_ms),
+                     "retry_s", cli_json_number(r->retry_s), "throttled", r->throttled);
+}
+
 static int print_json(const attune_job_report *r) {
     const double mib = 1 << 20;
-    return cli_json(json_pack(
+    json_t *energy = energy_json(r), *report = json_pack(
         "{s:b, s:b, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:I,"
         " s:I}",
         "published", r->published, "finished", r->finished, "adapter", r->adapter, "state", cli_json_text(r->state),
@@ -44,7 +52,13 @@ static int print_json(const attune_job_report *r) {
         "tokens", (json_int_t)r->tokens, "seconds", cli_json_number(r->seconds), "tokens_per_s",
         cli_json_number(r->tokens_per_s), "peak_rss_mib", cli_json_number((double)r->peak_rss_bytes / mib),
         "planned_rss_mib", cli_json_number((double)r->planned_rss_bytes / mib), "dropped_steps",
-        (json_int_t)r->dropped_steps, "layers", (json_int_t)r->layers, "layers_kept", (json_int_t)r->layers_kept));
+        (json_int_t)r->dropped_steps, "layers", (json_int_t)r->layers, "layers_kept", (json_int_t)r->layers_kept);
+    if (report && json_object_update(report, energy) != 0) {
+        json_decref(report);
+        report = NULL;
+    }
+    json_decref(energy);
+    return cli_json(report);
 }
 
 /* Nothing was planned or begun: the report has a reason and no figures. */
@@ -74,6 +88,17 @@ static void print_next(const attune_job_report *r) {
     else cli_print("\nNext: attune record or attune import; more examples may do it.\n");
 }
 
+/* With how it is known: a counter goes before a battery, a battery before the model. */
+static void print_energy(const attune_job_report *r) {
+    double sum = r->joules_measured + r->joules_battery + r->joules_modelled;
+    const char *how = r->joules_measured > 0.5 * sum  ? "measured"
+                      : r->joules_battery > 0.5 * sum ? "by the battery"
+                                                      : "modelled";
+    if (!(sum > 0)) return;
+    if (sum < 10e3) cli_field("energy", "%.0f J, %s", sum, how);
+    else cli_field("energy", "%.1f kJ (%.2f Wh), %s", sum / 1e3, sum / 3600, how);
+}
+
 static void print_figures(const attune_job_report *r) {
     cli_print("\n");
     print_loss(r);
@@ -90,7 +115,8 @@ static void print_figures(const attune_job_report *r) {
     if (r->dropped_steps > 0) cli_field("left out", "%s steps that were not finite", cli_count(r->dropped_steps).text);
     if (r->tokens > 0)
         cli_field("speed", "%.0f tokens/s over %s tokens of training", r->tokens_per_s, cli_count(r->tokens).text);
-    cli_field("time", "%s", cli_duration(r->seconds).text);
+    cli_field("time", "%s%s", cli_duration(r->seconds).text, r->throttled ? ", slowed down for others" : "");
+    print_energy(r);
     if (r->peak_rss_bytes > 0)
         cli_field("memory", "%s at most, %s planned; %s of %s layers kept", cli_bytes((double)r->peak_rss_bytes).text,
                   cli_bytes((double)r->planned_rss_bytes).text, cli_count(r->layers_kept).text,
@@ -137,11 +163,12 @@ static int train(const struct cli *cli, attune_job_options *options) {
 
 static int run(struct cli *cli, int argc, char **argv) {
     const char *from = NULL, *precision = NULL;
-    bool now = false;
+    bool now = false, background = false;
     attune_job_options options;
     ATTUNE_INIT(options);
     struct arguments a = {.command = &train_command};
     cli_option(&a, option_duration("time", "budget of this call, everything included: 90s, 1.5h", &options.time_s));
+    cli_option(&a, option_energy("energy", "budget of this call: 500J, 5kJ, 0.2Wh", &options.energy_j));
     cli_option(&a, option_size("memory", "ceiling of the resident memory: 400M, 1.5G", &options.memory_bytes));
     cli_option(&a, option_integer("examples", "at most; default all that are eligible", &options.max_examples, 1,
                                   COUNT_MAX));
@@ -151,8 +178,10 @@ static int run(struct cli *cli, int argc, char **argv) {
     cli_option(&a, option_int("threads", "0: all CPUs of this process (default)", &options.threads, 0, THREADS_MAX));
     cli_option(&a, option_unsigned("seed", "S", "of the run; 0: as the settings say (default)", &options.seed));
     cli_option(&a, option_flag("now", "do not wait for a charger; the budgets hold all the same", &now));
+    cli_option(&a, option_flag("background", "its threads run when the CPUs have nothing else to do", &background));
     int code = cli_parse(cli, &a, argc, argv);
     if (code != CLI_GO) return code;
+    options.background = background;
     options.from = from && strcmp(from, "fresh") == 0 ? ATTUNE_FROM_FRESH : ATTUNE_FROM_ACTIVE;
     if (precision)
         options.precision = strcmp(precision, "f32") == 0 ? ATTUNE_PRECISION_F32 : ATTUNE_PRECISION_AUTO;

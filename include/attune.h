@@ -456,7 +456,8 @@ typedef struct attune_job_options {
     attune_device_callback device; /* what an app knows of the device where sensors cannot be read; nullable */
     void *device_user;
     const char *proc_root; /* pressure, memory; default "/proc" */
-    int event_fd;          /* readable when something about the device has changed; 0: the kernel tells */
+    int event_fd;          /* readable when something about the device has changed; 0: the kernel tells, below: nobody,
+                              and it is looked at once a second alone */
     int background;        /* 1: the job's own threads run at the lowest priority */
 } attune_job_options;
 
@@ -913,6 +914,43 @@ typedef struct attune_bench_record_result {
 /* Forks: to be called from a process with one thread. */
 ATTUNE_API int attune_bench_record(const attune_bench_record_options *options, attune_bench_record_result *result,
                                    attune_error *err);
+
+/* How soon a training run is gone when the charger is pulled: a process really trains on `base` with a made-up power
+ * supply, which is unplugged at random moments; judged from outside, by the CPU time of its threads in /proc. Then how
+ * well calls keep budgets of time, 5 to 60 s, drawn at random. */
+typedef struct attune_bench_governor_options {
+    size_t size;
+    const char *rows;   /* JSON Lines to train on; NULL: made-up words */
+    const char *folder; /* where the home is made, and removed again; default $TMPDIR, else /tmp */
+    int threads;        /* 0: all CPUs of this process */
+    int trials;         /* with events; default 20 */
+    int polls;          /* where polling alone tells; 0: a quarter of trials, below: none */
+    int budgets;        /* 0: none */
+    uint64_t seed;      /* of the moments and budgets; default 1 */
+} attune_bench_governor_options;
+typedef struct attune_milliseconds {
+    double p50, p99, max;
+} attune_milliseconds;
+typedef struct attune_unplug_figures {
+    int trials;
+    attune_milliseconds compute; /* from the unplugging until the last CPU time was used, checkpoint included */
+    attune_milliseconds durable; /* until all progress is on the disk */
+    attune_milliseconds cpu;     /* CPU time that was still used */
+} attune_unplug_figures;
+typedef struct attune_bench_governor_result {
+    size_t size;
+    attune_unplug_figures events, polling;
+    double gap_ms;         /* the longest piece of work between two looks at the flag that stops it */
+    double check_us;       /* what is asked before each unit of work */
+    double governor_share; /* of all CPU time: the governor's thread and those checks */
+    int budgets, budgets_kept; /* kept: passed by at most 1 s or 1 % */
+    double over_max_s;     /* the most that one was passed by; below 0: none was */
+    double work_s, left_s; /* in finished steps, and in the budgets beyond loading and judging */
+    double share, share_min; /* work_s of left_s; of the budget that did worst */
+} attune_bench_governor_result;
+/* Forks: to be called from a process with one thread. */
+ATTUNE_API int attune_bench_governor(const char *base, const attune_bench_governor_options *options,
+                                     attune_bench_governor_result *result, attune_error *err);
 
 #ifdef __cplusplus
 }

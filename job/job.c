@@ -1,7 +1,6 @@
 /* The public job: opening, budget and power between units, the report. */
 #include "core/base/options.h"
-#include "energy/power.h"
-#include "job/phases.h"
+#include "job/governed.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -12,7 +11,7 @@
 
 enum { SAMPLE_TOKENS = 256 };
 static const unsigned long long MIB = 1 << 20;
-static const double CHECKPOINT_SECONDS = 0.5, GUARD = 1.15;
+static const double GUARD = 1.15;
 /* Of the store: in slices, so that a cancel need not wait; up to this share of a time budget. */
 static const double MAINTAIN_SECONDS = 0.5, MAINTAIN_SHARE = 0.25;
 /* Of a time budget, at most: for the drift of an adapter that an earlier call published; kept free by a plan for that
@@ -67,12 +66,13 @@ static int plan_memory(attune_job *job, const struct settings *settings, int par
 /* ---- opening ---- */
 
 static int check_options(const attune_job_options *o, attune_error *err) {
-    if (!(o->time_s >= 0) || !isfinite(o->time_s) || o->max_examples < 0 ||
+    if (!(o->time_s >= 0) || !isfinite(o->time_s) || !(o->energy_j >= 0) || !isfinite(o->energy_j) ||
+        o->max_examples < 0 ||
         (o->from != ATTUNE_FROM_ACTIVE && o->from != ATTUNE_FROM_FRESH) || o->precision < ATTUNE_PRECISION_SETTINGS ||
         o->precision > ATTUNE_PRECISION_F32)
         return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
-                         "impossible job options: time and examples are at least 0, from is active or fresh, precision "
-                         "is as the settings say, auto or f32");
+                         "impossible job options: time, energy and examples are at least 0, from is active or fresh, "
+                         "precision is as the settings say, auto or f32");
     return ATTUNE_OK;
 }
 
@@ -105,6 +105,12 @@ static int read_active(attune_job *job, attune_error *err) {
     return code == ATTUNE_OK ? read_adapter(job, job->active, &job->opponent, sha256, err) : code;
 }
 
+/* What the call says goes before the settings. */
+static int create_pool(attune_job *job, attune_error *err) {
+    int threads = job->options.threads ? job->options.threads : job->settings.policy.threads;
+    return pool_create(threads, &job->pool, err);
+}
+
 int attune_job_open(const char *home, const attune_job_options *options, attune_job **out, attune_error *err) {
     attune_job *job = calloc(1, sizeof *job);
     if (!job) return error_set_memory(err, "a job", sizeof *job);
@@ -118,7 +124,8 @@ int attune_job_open(const char *home, const attune_job_options *options, attune_
     if (code == ATTUNE_OK) code = read_settings(job->home, &job->options, &job->settings, err);
     if (code == ATTUNE_OK) code = kernels_select(err);
     if (code == ATTUNE_OK) code = open_store(job, err);
-    if (code == ATTUNE_OK) code = pool_create(job->options.threads, &job->pool, err);
+    if (code == ATTUNE_OK) code = create_pool(job, err);
+    if (code == ATTUNE_OK) code = governed_open(job, err);
     if (code == ATTUNE_OK) code = home_model(job->home, &job->settings, FILE_MAP, &job->model, err);
     if (code == ATTUNE_OK && !job->model->chat) {
         if (err) *err = job->model->chat_error;
@@ -140,6 +147,7 @@ int attune_job_open(const char *home, const attune_job_options *options, attune_
 
 void attune_job_close(attune_job *job) {
     if (!job) return;
+    governed_close(job);
     drift_destroy(job->drift);
     phases_free(job);
     lora_destroy(job->opponent);
@@ -169,6 +177,11 @@ static struct row_source row_source_of(const attune_job *job) {
                                store_encryption_get(job->store) == STORE_PLAIN ? job->home : NULL};
 }
 
+/* Why a run was not begun, or planning it cancelled. */
+static const char *stopped_early(attune_job *job) {
+    return atomic_load(&job->cancelled) ? "stopped on request before the run began" : governed_cancel_reason(job);
+}
+
 /* What recording has put off, examples above all: the first slice sees to some whatever the budget. A scrub that
  * a reader stands in the way of is left for later. */
 static int maintain(attune_job *job, attune_error *err) {
@@ -176,9 +189,9 @@ static int maintain(attune_job *job, attune_error *err) {
         double from = job_now();
         int code = store_maintain(job->store, MAINTAIN_SECONDS, err);
         if (code != ATTUNE_CONTINUE) return code;
-        if (job_now() - from < 0.5 * MAINTAIN_SECONDS || atomic_load(&job->cancelled)) return ATTUNE_OK;
-        if (job->options.time_s > 0 && job_now() - job->opened > MAINTAIN_SHARE * job->options.time_s)
-            return ATTUNE_OK;
+        if (job_now() - from < 0.5 * MAINTAIN_SECONDS || governed_stopped(job)) return ATTUNE_OK;
+        double spent = job_now() - job->opened;
+        if (spent > MAINTAIN_SHARE * (spent + governed_seconds_left(job))) return ATTUNE_OK;
     }
 }
 
@@ -279,6 +292,13 @@ static int already_swapped(void *user, attune_error *err) {
     return ATTUNE_OK;
 }
 
+/* Until this call has measured: as earlier ones found it. */
+static void assume_cost(attune_job *job) {
+    double train = governed_pace(job, 1), judge = governed_pace(job, 0);
+    if (train > 0) pace_assume(&job->train_pace, train);
+    if (judge > 0) pace_assume(&job->judge_pace, judge);
+}
+
 static int make_plan(attune_job *job, attune_error *err) {
     char reason[256];
     int parent = job->options.from == ATTUNE_FROM_FRESH ? 0 : job->active;
@@ -290,20 +310,23 @@ static int make_plan(attune_job *job, attune_error *err) {
     /* Going on from an adapter keeps its shape, whatever the settings say by now. */
     if (parent) settings.train.lora = job->opponent->config;
     code = create_trainer(job, &settings, parent, err);
-    if (code == ATTUNE_OK && job->options.time_s > 0) code = measure(job, err);
+    assume_cost(job);
+    int limited = governed_limited(job);
+    if (code == ATTUNE_OK && limited && !governed_pace_trusted(job)) code = measure(job, err);
+    if (code == ATTUNE_OK && governed_stopped(job)) code = ATTUNE_ERROR_CANCELLED;
     if (code != ATTUNE_OK) return code;
+    double left = governed_seconds_left(job);
     double train_rate = pace_per_second(&job->train_pace);
     double merges = settings_judged(&settings) == MERGE_NONE ? 0 : FOLDS_MAX;
     struct budget budget = {.training = work_of_training(job->model), .judging = work_of_judging(job->model),
                             .train_rate = train_rate / GUARD,
                             .evaluate_rate = pace_per_second(&job->judge_pace) / GUARD,
-                            .overhead = job->ending + merges * job->merging + CHECKPOINT_SECONDS,
+                            .overhead = job->ending + merges * job->merging + governed_checkpoint_seconds(job),
                             .max_examples = job->options.max_examples};
     if (budget.evaluate_rate > 0)
         budget.overhead += fmin(drift_work_expected(&budget.judging) / budget.evaluate_rate,
-                                DRIFT_SHARE * job->options.time_s);
-    if (job->options.time_s > 0 && train_rate > 0)
-        budget.seconds = fmax(job->options.time_s - (job_now() - job->opened), 0.1);
+                                DRIFT_SHARE * (job_now() - job->opened + left));
+    if (limited && train_rate > 0) budget.seconds = fmax(left, 0.1);
     code = plan_make(&source, &settings, parent, job->parent_sha256, job->active, &budget, &job->plan, reason, err);
     return code == ATTUNE_PAUSED ? waiting(job, reason) : code;
 }
@@ -352,6 +375,8 @@ static int find_plan(attune_job *job, int *found, attune_error *err) {
 /* As fast as the run's row says that it was, until this call has measured. */
 static void assume_pace(attune_job *job) {
     const struct plan *plan = &job->plan;
+    assume_cost(job);
+    if (governed_pace_trusted(job)) return;
     double tokens = 0, work = work_of_rows(&job->training, &plan->examples, plan->train, plan->n_train,
                                            plan->settings.train.micro_tokens);
     for (size_t i = 0; i < plan->n_train; i++) tokens += (double)plan->examples.items[plan->train[i]].n;
@@ -368,6 +393,7 @@ static int begin(attune_job *job, attune_error *err) {
     if (code == ATTUNE_OK && found) code = phases_resume(job, &resumed, err);
     job->planned = code == ATTUNE_OK || code == ATTUNE_DONE;
     job->units_before = job->units_done;
+    job->paused = 0;
     if (found && job->planned) assume_pace(job);
     if (!job->planned) phases_free(job);
     return code;
@@ -407,37 +433,30 @@ static void tell(attune_job *job) {
     job->options.on_progress(&progress, job->options.user);
 }
 
-/* Why the power supply forbids to run now, or NULL. */
-static const char *power_reason(const attune_job *job) {
-    const char *why;
-    struct power_snapshot snapshot;
-    struct power_policy policy = {job->settings.policy.charger_required, job->settings.policy.battery_min};
-    if (job->options.now) return NULL;
-    power_read(job->options.sys_root, &snapshot);
-    return power_decide(&snapshot, &policy, &why) == POWER_RUN ? NULL : why;
-}
-
 /* Why the next unit may not begin, or NULL. */
 static const char *stop_reason(attune_job *job) {
-    if (atomic_load(&job->cancelled)) return "stopped on request";
-    if (job->options.time_s > 0) {
-        double left = job->options.time_s - (job_now() - job->opened);
-        double needed = phases_unit_seconds(job) * GUARD + CHECKPOINT_SECONDS;
-        if (needed > left && job->units_done > job->units_before) return "the time budget is used up";
-        if (needed > left) {
-            snprintf(job->why, sizeof job->why, "the time budget is too short: the next step takes about %.0f s",
-                     ceil(needed));
-            return job->why;
-        }
-    }
-    return power_reason(job);
+    const char *why = atomic_load(&job->cancelled) ? "stopped on request" : governed_reason(job);
+    if (why) return why;
+    if (!governed_may_write(job, 1)) return "the limit of bytes written in a night is reached";
+    return governed_budget_reason(job, phases_unit_seconds(job), job->units_done == job->units_before);
 }
 
-static int pause_job(attune_job *job, const char *why, attune_error *err) {
-    pool_cancel_clear(job->pool);
+static int keep(attune_job *job, attune_error *err) {
+    double from = job_now();
     int code = phases_checkpoint(job, err);
-    if (code == ATTUNE_OK) code = phases_record(job, why, err);
+    if (code == ATTUNE_OK) governed_checkpointed(job, job_now() - from);
+    return code;
+}
+
+/* What is new is kept, and the reason told; asked again, there is nothing new. */
+static int pause_job(attune_job *job, const char *why, attune_error *err) {
+    int code = ATTUNE_OK;
+    pool_cancel_clear(job->pool);
+    if (job->units_done != job->units_kept) code = keep(job, err);
+    if (code == ATTUNE_OK && (!job->paused || strcmp(job->plan.row.reason, why) != 0))
+        code = phases_record(job, why, err);
     if (code != ATTUNE_OK) return code;
+    job->paused = 1;
     snprintf(job->report.reason, sizeof job->report.reason, "%s; what is done is kept, call again to go on", why);
     return ATTUNE_PAUSED;
 }
@@ -494,9 +513,10 @@ static int may_measure(attune_job *job) {
     double seconds = phases_judging_seconds(job, drift_unit_work(job->drift, &judging)) + job->merging;
     int number = job->report.finished ? job->report.adapter : job->active;
     ATTUNE_INIT(info);
-    if (atomic_load(&job->cancelled) || power_reason(job)) return 0;
+    if (atomic_load(&job->cancelled) || governed_reason(job)) return 0;
     if (store_adapter_get(job->store, number, &info, NULL) != ATTUNE_OK || strcmp(info.state, "revoked") == 0) return 0;
-    return !(job->options.time_s > 0) || seconds * GUARD <= share * job->options.time_s - (job_now() - job->opened);
+    double left = governed_seconds_left(job), spent = job_now() - job->opened;
+    return !isfinite(left) || seconds * GUARD <= share * (spent + left) - spent;
 }
 
 /* Optional: what goes wrong here fails no run, and is said in its reason. */
@@ -508,23 +528,29 @@ static void note_failure(attune_job *job, const attune_error *why) {
 
 static int end_drift(attune_job *job, int code, attune_error *why) {
     if (code >= 0 || code == ATTUNE_ERROR_CANCELLED) code = drift_keep(job->drift, why);
-    double left = job->options.time_s > 0 ? job->options.time_s - (job_now() - job->opened) : 0;
-    if (code == ATTUNE_OK && left >= 0 && !atomic_load(&job->cancelled))
-        code = drift_prepare_serving(job->drift, left, why);
+    double left = governed_seconds_left(job);
+    if (code == ATTUNE_OK && left > 0 && !governed_stopped(job))
+        code = drift_prepare_serving(job->drift, isfinite(left) ? left : 0, why);
     if (code == ATTUNE_ERROR_CANCELLED) code = ATTUNE_OK; /* no time left, or stopped: as well without */
     if (code < 0 && code != ATTUNE_ERROR_STATE) note_failure(job, why);
     drift_destroy(job->drift);
     job->drift = NULL;
     if (job->report.finished) return ATTUNE_DONE;
     plan_free(&job->plan);
-    return atomic_load(&job->cancelled) ? waiting(job, "stopped on request before the run began") : ATTUNE_CONTINUE;
+    return governed_stopped(job) ? waiting(job, stopped_early(job)) : ATTUNE_CONTINUE;
 }
 
+/* The flag is cleared before the reasons for it are looked at: one that comes in between is not lost. */
 static int measure_drift(attune_job *job) {
     attune_error why = {0};
-    int code = may_measure(job) ? drift_unit(job->drift, &why) : ATTUNE_DONE;
+    pool_cancel_clear(job->pool);
+    int may = may_measure(job);
+    governed_work_begin(job, 0);
+    int code = may ? drift_unit(job->drift, &why) : ATTUNE_DONE;
     if (code >= 0) tell(job);
-    return code == ATTUNE_CONTINUE ? code : end_drift(job, code, &why);
+    if (code != ATTUNE_CONTINUE) code = end_drift(job, code, &why);
+    governed_work_end(job);
+    return code;
 }
 
 /* A run has published: what merging costs is measured now, or by a later call. */
@@ -534,20 +560,28 @@ static int after_publishing(attune_job *job) {
     return job->drift ? ATTUNE_CONTINUE : ATTUNE_DONE;
 }
 
+/* Since the last, so long; and before the bytes of a night leave room for one alone, which is the last then. */
+static int keep_sometimes(attune_job *job, attune_error *err) {
+    if (job_now() - job->checkpointed < job->settings.checkpoint_seconds) return ATTUNE_CONTINUE;
+    if (!governed_may_write(job, 2)) return pause_job(job, "the limit of bytes written in a night is reached", err);
+    int code = keep(job, err);
+    return code == ATTUNE_OK ? ATTUNE_CONTINUE : code;
+}
+
 /* One unit, or the reason why there is none. */
 static int work(attune_job *job, attune_error *err) {
+    pool_cancel_clear(job->pool); /* before the reasons for it are looked at: none that comes later is lost */
     const char *why = stop_reason(job);
     if (why) return pause_job(job, why, err);
+    governed_work_begin(job, phases_unit_seconds(job));
     int code = phases_unit(job, err);
-    if (code == ATTUNE_ERROR_CANCELLED) return pause_job(job, "stopped on request", err);
+    governed_work_end(job);
+    if (code == ATTUNE_ERROR_CANCELLED) return pause_job(job, governed_cancel_reason(job), err);
     if (code < 0) return code;
+    job->paused = 0;
     tell(job);
     if (code == ATTUNE_DONE && job->report.published) return after_publishing(job);
-    if (code == ATTUNE_CONTINUE && job_now() - job->checkpointed >= job->settings.checkpoint_seconds) {
-        int written = phases_checkpoint(job, err);
-        if (written != ATTUNE_OK) return written;
-    }
-    return code;
+    return code == ATTUNE_CONTINUE ? keep_sometimes(job, err) : code;
 }
 
 /* The run was failed by forgetting: nothing that it has learned is kept, and the next step plans anew. */
@@ -568,18 +602,21 @@ static int lost(attune_job *job, attune_error *err) {
 }
 
 static int start(attune_job *job, attune_error *err) {
-    const char *forbidden = power_reason(job);
     *job->report.reason = 0;
+    pool_cancel_clear(job->pool);
+    const char *forbidden = atomic_load(&job->cancelled) ? stopped_early(job) : governed_reason(job);
+    if (!forbidden) forbidden = governed_start_reason(job);
     int code = forbidden ? waiting(job, forbidden) : job->looked_back ? ATTUNE_OK : look_back(job, err);
     if (code == ATTUNE_OK && !job->drift) code = begin(job, err);
-    if (code == ATTUNE_ERROR_CANCELLED) return waiting(job, "stopped on request before the run began");
+    if (code == ATTUNE_ERROR_CANCELLED) return waiting(job, stopped_early(job));
+    if (code == ATTUNE_OK) code = governed_begin_night(job, err);
     if (code != ATTUNE_OK) return code;
     snprintf(job->report.state, sizeof job->report.state, "unfinished");
     tell(job);
     return ATTUNE_CONTINUE;
 }
 
-int attune_job_step(attune_job *job, attune_error *err) {
+static int step(attune_job *job, attune_error *err) {
     int alive = 0;
     if (job->drift) return measure_drift(job);
     if (job->report.finished) return ATTUNE_DONE;
@@ -593,6 +630,13 @@ int attune_job_step(attune_job *job, attune_error *err) {
         if (known != ATTUNE_OK || alive) return code;
     }
     return lost(job, err);
+}
+
+/* What a run has ended in is told whatever becomes of the night's row. */
+int attune_job_step(attune_job *job, attune_error *err) {
+    int code = step(job, err);
+    int noted = governed_note(job, code, code < 0 && err ? err->message : NULL, code < 0 ? NULL : err);
+    return noted < 0 && (code == ATTUNE_CONTINUE || code == ATTUNE_PAUSED) ? noted : code;
 }
 
 /* ---- reporting ---- */
@@ -617,6 +661,7 @@ int attune_job_report_get(const attune_job *job, attune_job_report *out, attune_
         snprintf(r.state, sizeof r.state, "%s", job->plan.row.state);
         snprintf(r.reason, sizeof r.reason, "%s", job->plan.row.reason);
     }
+    governed_report(job, &r);
     r.tokens = job->tokens;
     r.seconds = job_now() - job->opened;
     r.tokens_per_s = job->train_seconds > 0 ? (double)job->tokens / job->train_seconds : 0;

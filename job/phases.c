@@ -145,7 +145,7 @@ void phases_free(attune_job *job) {
     job->before = job->after = job->nll = NULL;
     job->rows = job->step_rows = NULL;
     job->n_phases = job->phase = 0;
-    job->n_rows = job->unit = job->units_done = 0;
+    job->n_rows = job->unit = job->units_done = job->units_kept = 0;
     job->dropped = job->dropped_row = 0;
 }
 
@@ -272,6 +272,15 @@ static void end_run(attune_job *job) {
 
 /* ---- units ---- */
 
+/* The first piece of a kind takes memory and fills caches: it says little of what work costs. */
+static void measure(attune_job *job, int training, double work, double seconds) {
+    struct measured *m = &job->measured[training];
+    pace_measure(training ? &job->train_pace : &job->judge_pace, work, seconds);
+    if (m->pieces++ == 0) return;
+    m->work += work;
+    m->seconds += seconds;
+}
+
 /* A run that cannot be finished: the next call plans another one, by the settings as they are then. */
 static int fail_run(attune_job *job, const char *reason, attune_error *err) {
     end_run(job);
@@ -307,7 +316,7 @@ static int train_unit(attune_job *job, attune_error *err) {
     job->loss = loss;
     job->tokens += (int64_t)tokens;
     job->train_seconds += job_now() - from;
-    pace_measure(&job->train_pace, work, job_now() - from);
+    measure(job, 1, work, job_now() - from);
     job->work_done += work;
     job->pieces_done++;
     job->unit++;
@@ -365,7 +374,7 @@ static int judge_unit(attune_job *job, attune_error *err) {
         out[judge_index(job, row)] = job->nll[i];
     }
     if (job->merge) job->merging = job->merged_seconds;
-    pace_measure(&job->judge_pace, work, job_now() - from - job->merged_seconds);
+    measure(job, 0, work, job_now() - from - job->merged_seconds);
     job->work_done += work;
     job->pieces_done++;
     job->unit += n;
@@ -482,6 +491,7 @@ int phases_checkpoint(attune_job *job, attune_error *err) {
     free(text);
     json_decref(state);
     job->checkpointed = job_now();
+    if (code == ATTUNE_OK) job->units_kept = job->units_done;
     return code;
 }
 
@@ -510,7 +520,7 @@ static int read_state(attune_job *job, const json_t *state) {
     enter_phase(job);
     if (job->phases[phase].kind == PHASE_GATE ? unit != 0 : (size_t)unit >= phase_units(job)) return 0;
     job->unit = (size_t)unit;
-    job->units_done = (size_t)units;
+    job->units_done = job->units_kept = (size_t)units;
     job->dropped = (size_t)dropped;
     job->dropped_row = (size_t)dropped_row;
     job->work_done = work_until(job, job->unit, &job->pieces_done);
@@ -553,7 +563,7 @@ int phases_resume(attune_job *job, int *found, attune_error *err) {
     memset(job->before, 0, job->plan.n_judge * sizeof *job->before);
     memset(job->after, 0, job->plan.n_judge * sizeof *job->after);
     job->phase = 0;
-    job->unit = job->units_done = 0;
+    job->unit = job->units_done = job->units_kept = 0;
     job->dropped = job->dropped_row = 0;
     enter_phase(job);
     snprintf(job->report.reason, sizeof job->report.reason, "begun again, as checkpoint.gguf was of no use: %.180s",

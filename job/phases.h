@@ -7,6 +7,8 @@
 
 #include <stdatomic.h>
 
+struct governed;
+
 enum phase_kind { PHASE_BEFORE, PHASE_FOLD_TRAIN, PHASE_FOLD_JUDGE, PHASE_TRAIN, PHASE_AFTER, PHASE_GATE };
 struct phase {
     enum phase_kind kind;
@@ -22,7 +24,8 @@ struct attune_job {
     attune_store *store;
     struct model *model;
     struct pool *pool;
-    atomic_int cancelled;
+    atomic_int cancelled;        /* by a person or an app; the governor's cancels are its own */
+    struct governed *governed;
 
     /* the adapters that the plan names */
     int active;                  /* CURRENT when the run was planned or found */
@@ -37,7 +40,8 @@ struct attune_job {
     size_t unit;                 /* optimizer steps, or rows judged, done in this phase */
     size_t units_done;           /* in all phases; for progress only */
     size_t units_before;         /* of them, in earlier calls */
-    char why[128];               /* it was stopped, when the reason has a figure */
+    size_t units_kept;           /* of them, that the checkpoint has; the plan has none */
+    int paused;                  /* and nothing was done since */
     double *before, *after;      /* (n_judge) sums of nats of each judging row */
     double *nll;                 /* of one unit */
     size_t *rows, n_rows;        /* of the phase, (n_train + n_judge) at most */
@@ -55,6 +59,10 @@ struct attune_job {
     double opened, checkpointed;
     struct work training, judging;
     struct pace train_pace, judge_pace;
+    struct measured {
+        double work, seconds;
+        size_t pieces;
+    } measured[2];               /* of this call: judged, trained */
     double work[PHASES_MAX], work_done; /* of each phase; of this one so far */
     size_t pieces[PHASES_MAX], pieces_done; /* what goes through the layers together; a judged one merges them first */
     double merging, ending;      /* seconds that a merge takes, and the gate with publishing */

@@ -247,6 +247,9 @@ int file_writer_open(const char *path, const char *point, struct file_writer *ou
     return code;
 }
 
+static atomic_uint_fast64_t bytes_written;
+uint64_t file_bytes_written(void) { return atomic_load_explicit(&bytes_written, memory_order_relaxed); }
+
 /* write() until all is written; reports through errno. */
 static int write_all(struct file_writer *writer, const unsigned char *data, size_t n) {
     while (n > 0) {
@@ -257,6 +260,7 @@ static int write_all(struct file_writer *writer, const unsigned char *data, size
         if (written <= 0 || passes_fault(writer->point, "write", "after")) return -1;
         data += written;
         n -= (size_t)written;
+        atomic_fetch_add_explicit(&bytes_written, (uint_fast64_t)written, memory_order_relaxed);
     }
     return 0;
 }

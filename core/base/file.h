@@ -72,5 +72,7 @@ void file_writer_abandon(struct file_writer *writer);
 /* Small files in one go. */
 int file_write_atomic(const char *path, const char *point, const void *data, size_t n, attune_error *err);
 int file_sync_folder(const char *folder, attune_error *err);
+/* What writers of this process have written so far, published or not: flash wears by it. Any thread. */
+uint64_t file_bytes_written(void);
 
 #endif

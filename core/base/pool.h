@@ -30,4 +30,27 @@ void pool_cancel_clear(struct pool *pool);
  * thread, and others go on. Tasks are not skipped. NULL: no more. */
 void pool_watch(const atomic_int *cancelled);
 
+/* ---- taking less of the machine; each at any time, from any thread ---- */
+
+/* So many workers take tasks, the caller among them; 0: all. A worker above the limit ends its task and leaves the
+ * rest of its range to the others. Results stay the same. */
+void pool_limit(struct pool *pool, int threads);
+/* Share of the time in which the pool works, POOL_DUTY_MIN to 1: its caller sleeps before a run, a few milliseconds at
+ * a time, so that the share holds over about POOL_DUTY_MS. A cancel ends the sleep; one that is watched too. */
+#define POOL_DUTY_MIN 0.01
+#define POOL_DUTY_MS 25
+void pool_duty(struct pool *pool, double share);
+/* 1: the pool's own threads, never its caller's, run when the CPU has nothing else to do (nice 19 and SCHED_IDLE, else
+ * SCHED_BATCH). 0: as they were, where the kernel lets them: raising a priority again wants RLIMIT_NICE. */
+void pool_background(struct pool *pool, int on);
+
+/* ---- how long nobody looked at the flag ---- */
+
+/* 1: begins to measure the longest time between two looks of one thread, within runs and, in the thread that calls
+ * pool_run, between them; a clock is read for each task. Waiting and pool_duty's sleep do not count, nor does what lies
+ * before a pool_cancel_clear. 0: no more. */
+void pool_watch_gaps(struct pool *pool, int on);
+/* The longest since it began, in milliseconds. */
+double pool_gap_ms(const struct pool *pool);
+
 #endif
