@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double WEEK_MS = 7 * 86400e3;
-
 /* ---- shared with the nightly job ---- */
 
 void nightly_policy(const struct settings *settings, const attune_nightly_options *options, struct policy *out) {
@@ -22,21 +20,6 @@ void nightly_sensors(const struct policy *policy, const attune_nightly_options *
     *out = (struct sensors_options){.sys_root = options->sys_root, .proc_root = options->proc_root,
                                     .device = options->device, .device_user = options->device_user,
                                     .logind = policy->idle_required && !policy->now};
-}
-
-static struct joules joules_of(const struct store_spent *spent) {
-    return (struct joules){spent->joules_measured, spent->joules_battery, spent->joules_modelled};
-}
-
-int nightly_spent(attune_store *store, const struct window *window, struct spent *out, attune_error *err) {
-    struct store_spent night, week;
-    int64_t now = home_now_ms();
-    int code = store_spent_since(store, window_night(window, now), &night, err);
-    if (code == ATTUNE_OK) code = store_spent_since(store, now - (int64_t)WEEK_MS, &week, err);
-    if (code != ATTUNE_OK) return code;
-    *out = (struct spent){.seconds_night = night.seconds, .seconds_week = week.seconds, .night = joules_of(&night),
-                          .week = joules_of(&week), .written_night = (uint64_t)night.written};
-    return ATTUNE_OK;
 }
 
 /* ---- what there is to learn ---- */
@@ -97,6 +80,7 @@ int nightly_work(attune_store *store, struct nightly_work *out, attune_error *er
     if (code == ATTUNE_OK) code = attune_store_statistics_get(store, &statistics, err);
     if (code != ATTUNE_OK) return code;
     work.rows = statistics.examples_sft;
+    work.not_derived = statistics.not_derived;
     code = store_run_last(store, NULL, &run, err);
     if (code == ATTUNE_OK) {
         work.unfinished = strcmp(run.state, "unfinished") == 0;
@@ -125,6 +109,7 @@ struct look {
     struct snapshot now;
     struct nightly_work work;
     attune_store *store;
+    int threads;
 };
 
 static int sense(const attune_nightly_options *options, struct look *look, attune_error *err) {
@@ -169,7 +154,7 @@ static void predict(struct look *look, attune_explanation *out) {
     double seconds = run.seconds * share;
     if (!isfinite(seconds) || seconds <= 0) return;
     out->seconds_predicted = seconds;
-    if (governed_cost(look->store, &look->settings, 1, &cost) == ATTUNE_OK && isfinite(cost.watts * seconds))
+    if (governed_cost(look->store, &look->settings, look->threads, 1, &cost, NULL) == ATTUNE_OK && isfinite(cost.watts * seconds))
         out->joules_predicted = cost.watts * seconds;
 }
 
@@ -217,9 +202,10 @@ int attune_nightly_explain(const char *home, const attune_nightly_options *optio
     ATTUNE_INIT(store_options);
     store_options.key = o.key;
     store_options.key_file = o.key_file;
+    look.threads = o.threads;
     nightly_policy(&look.settings, &o, &look.policy);
     code = store_open_with(path, &store_options, &look.store, err);
-    if (code == ATTUNE_OK) code = nightly_spent(look.store, &look.policy.window, &look.spent, err);
+    if (code == ATTUNE_OK) code = governed_spent(look.store, &look.policy.window, &look.spent, err);
     if (code == ATTUNE_OK) code = nightly_work(look.store, &look.work, err);
     if (code == ATTUNE_OK) code = sense(&o, &look, err);
     if (code != ATTUNE_OK) goto out;

@@ -9,15 +9,13 @@
 /* The policy of a call: as attune.conf has it, with what the call says. */
 void nightly_policy(const struct settings *settings, const attune_nightly_options *options, struct policy *out);
 void nightly_sensors(const struct policy *policy, const attune_nightly_options *options, struct sensors_options *out);
-/* What the night and the week have spent by now. */
-int nightly_spent(attune_store *store, const struct window *window, struct spent *out, attune_error *err);
-
 /* What there would be to do. Writes nothing; rows that are not derived yet are not seen. */
 struct nightly_work {
     int unfinished;         /* a run goes on: the next three */
     int64_t run, steps, steps_done;
     int64_t rows_new;       /* in no published run, nor in the run that was refused last */
     int64_t rows;           /* that may be trained on */
+    int64_t not_derived;    /* recorded, and not looked at yet */
     int refused;            /* the last run was refused, and nothing came after it */
 };
 int nightly_work(attune_store *store, struct nightly_work *out, attune_error *err);
