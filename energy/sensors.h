@@ -9,6 +9,8 @@
 #include "energy/clock.h"
 #include "energy/power.h"
 
+#include <dirent.h>
+
 enum { RAPL_PACKAGES_MAX = 16 };
 
 struct snapshot {
@@ -54,25 +56,33 @@ void sensors_read(struct sensors *sensors, struct snapshot *out);
 int sensor_line(int fd, const char *path, char *out, size_t size);
 /* The same as a whole decimal number within [low, high]; nothing else may stand beside it. */
 int sensor_number(int fd, const char *path, long long low, long long high, long long *out);
+/* The start of a regular file, with a 0 behind it: whole lines where it is longer than size - 1. How many bytes. */
+size_t sensor_text(int fd, const char *path, char *out, size_t size);
+/* The folder root/path; NULL: errno says why not. */
+DIR *sensor_folder(const char *root, const char *path);
 
 /* thermal.c: state of zones between looks */
 struct thermal;
 struct thermal *thermal_open(void); /* NULL: no memory */
 void thermal_close(struct thermal *thermal);
+enum { CELSIUS_LOW = -40, CELSIUS_HIGH = 150 }; /* no thermometer of a device shows either */
 /* sys_root/class/thermal/thermal_zone*: millidegrees; at or below -40 C and from 150 C on are not believed, nor is a
  * zone that shows the very same value for ten minutes while the others, or the CPU's work, say otherwise. */
 double thermal_read(struct thermal *thermal, const char *sys_root, const struct snapshot *now);
 
-/* rapl.c: sys_root/class/powercap/intel-rapl:N of packages. Returns how many could be read. */
+/* rapl.c: sys_root/class/powercap/intel-rapl:N of packages, ordered by name. Returns how many there are; 0 too where
+ * one of them cannot be read, for a part of the energy measures nothing. */
 int rapl_read(const char *sys_root, struct energy_counter out[RAPL_PACKAGES_MAX]);
 
 /* pressure.c: PSI, load, memory, the cgroup's limits (v2), each into its field of *out. */
 void pressure_read(const char *proc_root, const char *sys_root, struct snapshot *out);
 
-/* logind.c: over the system bus, at most 100 ms; NaN where there is none. */
+/* logind.c: over the system bus, run_root/dbus/system_bus_socket, at most 100 ms a look. */
 struct logind;
-struct logind *logind_open(void); /* NULL: no bus, no logind, or built without */
+struct logind *logind_open(const char *run_root); /* NULL: no memory, or built without. Connects at the first look */
 void logind_close(struct logind *logind);
+/* As snapshot.idle_s; now->monotonic is the system's own CLOCK_MONOTONIC, as in logind. logind NULL, no bus, no answer:
+ * NaN, and the bus is tried again after a minute. */
 double logind_idle(struct logind *logind, const struct snapshot *now);
 
 #endif

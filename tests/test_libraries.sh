@@ -74,7 +74,8 @@ check() {
     check_soname "$store" libattune-store.so.0
     check_soname "$engine" libattune.so.0
     check_needed "$store" libsqlite3.so libsodium.so libjansson.so libpcre2-8.so libutf8proc.so
-    check_needed "$engine" libattune-store.so libsqlite3.so libsodium.so libjansson.so libpcre2-8.so libutf8proc.so
+    check_needed "$engine" libattune-store.so libsqlite3.so libsodium.so libjansson.so libpcre2-8.so libutf8proc.so \
+        libsystemd.so
     dynamic NEEDED "$store" | grep -q '^libsqlite3\.so' || wrong "$store does not need libsqlite3"
     dynamic NEEDED "$engine" | grep -q '^libattune-store\.so' || wrong "$engine does not need libattune-store"
     check_exports "$store" ATTUNE_PRIVATE_0
