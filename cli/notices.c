@@ -9,14 +9,14 @@
 #ifdef ATTUNE_SYSTEMD
 #include <systemd/sd-daemon.h>
 
-static void send(const char *text) { (void)sd_notify(0, text); }
+static void notify(const char *text) { (void)sd_notify(0, text); }
 
 static double watchdog_seconds(void) {
     uint64_t us = 0;
     return sd_watchdog_enabled(0, &us) > 0 ? 1e-6 * (double)us : 0;
 }
 #else
-static void send(const char *text) { (void)text; }
+static void notify(const char *text) { (void)text; }
 static double watchdog_seconds(void) { return 0; }
 #endif
 
@@ -31,13 +31,13 @@ void notices_open(struct notices *notices) {
     *notices = (struct notices){.alive_every = watchdog_seconds() / 4, .alive_at = now()};
 }
 
-void notices_ready(void) { send("READY=1"); }
-void notices_stopping(void) { send("STOPPING=1"); }
+void notices_ready(void) { notify("READY=1"); }
+void notices_stopping(void) { notify("STOPPING=1"); }
 
 void notices_alive(struct notices *notices) {
     if (notices->alive_every <= 0 || now() - notices->alive_at < notices->alive_every) return;
     notices->alive_at = now();
-    send("WATCHDOG=1");
+    notify("WATCHDOG=1");
 }
 
 void notices_status(struct notices *notices, const char *format, ...) {
@@ -50,5 +50,5 @@ void notices_status(struct notices *notices, const char *format, ...) {
     if (strcmp(text, notices->status) == 0) return;
     memcpy(notices->status, text, sizeof text);
     snprintf(message, sizeof message, "STATUS=%s", text);
-    send(message);
+    notify(message);
 }
