@@ -9,7 +9,9 @@
  * No PrivateNetwork: the kernel tells of a pulled charger through a netlink socket of the network namespace that the
  * devices are in, and a namespace of the service's own hears nothing. Sockets of the internet are refused by family
  * instead. No PrivateUsers: a kernel that allows users no namespaces would refuse to start it; from version 253 on the
- * manager takes one by itself where ProtectSystem needs it. No ProcSubset: pressure and memory are read in /proc. */
+ * manager takes one by itself where ProtectSystem needs it. Nothing that lowers capabilities (ProtectClock,
+ * ProtectKernelModules, CapabilityBoundingSet): a user's manager may not, and the service would fail to start. No
+ * ProcSubset: pressure and memory are read in /proc. */
 static const char service_template[] =
     UNIT_MARKER " Changes are lost with the next install; put yours into a drop-in.\n"
     "[Unit]\n"
@@ -45,6 +47,9 @@ static const char service_template[] =
     "NoNewPrivileges=yes\n"
     "ProtectSystem=strict\n"
     "ReadWritePaths=\"@HOME@\"\n"
+    "PrivateTmp=yes\n"
+    "ProtectKernelTunables=yes\n"
+    "ProtectControlGroups=yes\n"
     "MemoryDenyWriteExecute=yes\n"
     "LockPersonality=yes\n"
     "RestrictNamespaces=yes\n"

@@ -23,7 +23,7 @@ int nightly_work(attune_store *store, struct nightly_work *out, attune_error *er
 /* Under the home's lock: files of adapters beyond keep_adapters, records of nights beyond keep_nights_days, what
  * writers that died have left. Nothing that rollback needs goes. */
 int retention_sweep(const char *home, attune_store *store, const struct settings *settings, attune_error *err);
-/* The adapter has a row, and its file was removed. */
+/* An adapter that is not active any more, and whose file is gone. */
 int retention_removed(const char *home, const attune_adapter_info *info);
 
 #endif

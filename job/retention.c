@@ -14,6 +14,7 @@
 int retention_removed(const char *home, const attune_adapter_info *info) {
     char path[HOME_PATH_MAX + 32];
     struct stat st;
+    if (strcmp(info->state, "retired") != 0 && strcmp(info->state, "rejected") != 0) return 0;
     store_adapter_path(home, info->number, path, sizeof path);
     return lstat(path, &st) != 0 && errno == ENOENT;
 }
@@ -21,7 +22,8 @@ int retention_removed(const char *home, const attune_adapter_info *info) {
 /* ---- adapters ---- */
 
 struct version {
-    int number, parent, may_go;
+    int number, parent;
+    int old, kept; /* not active any more; something may go back to it */
     char sha256[65];
 };
 struct versions {
@@ -44,7 +46,7 @@ static int add_version(const attune_adapter_info *info, void *user) {
     }
     struct version *version = &v->items[v->n++];
     *version = (struct version){.number = info->number, .parent = info->parent};
-    version->may_go = strcmp(info->state, "retired") == 0 || strcmp(info->state, "rejected") == 0;
+    version->old = strcmp(info->state, "retired") == 0 || strcmp(info->state, "rejected") == 0;
     snprintf(version->sha256, sizeof version->sha256, "%s", info->sha256);
     return 0;
 }
@@ -59,7 +61,7 @@ static struct version *version_of(const struct versions *v, int number) {
 static void keep_line(struct versions *v, int number, size_t parents) {
     struct version *version = version_of(v, number);
     for (size_t i = 0; version && i <= parents; i++) {
-        version->may_go = 0;
+        version->kept = 1;
         version = version->parent < version->number ? version_of(v, version->parent) : NULL;
     }
 }
@@ -84,9 +86,9 @@ static int sweep_adapters(const char *home, attune_store *store, size_t keep, at
     keep_line(&v, current, keep);
     if (store_run_last(store, "unfinished", &run, NULL) == ATTUNE_OK) keep_line(&v, run.parent, 0);
     for (size_t i = v.n; i-- > 0;) {
-        if (!v.items[i].may_go) continue;
+        if (!v.items[i].old) continue;
         if (keep > 0) keep--;
-        else remove_version(home, &v.items[i]);
+        else if (!v.items[i].kept) remove_version(home, &v.items[i]);
     }
 out:
     free(v.items);
