@@ -173,7 +173,9 @@ static void real_text(double value, int digits, char *out, size_t size) {
 /* As few digits as bring the same double back. What is part of a run's identity keeps its 17. */
 static void short_text(double value, char *out, size_t size) {
     locale_t before = numerals_enter();
-    for (int digits = 1; digits <= 17; digits++) {
+    int whole = fmod(value, 1) == 0 && fabs(value) < 1e15;
+    if (whole) snprintf(out, size, "%.0f", value);
+    for (int digits = 1; digits <= 17 && !whole; digits++) {
         snprintf(out, size, "%.*g", digits, value);
         if (strtod(out, NULL) == value) break;
     }
