@@ -15,6 +15,7 @@
 #define GIB (1024 * MIB)
 #define HOUR 3600.0
 #define DUTY_MIN 0.05
+enum { THREADS_MAX = 4096 };
 
 /* The reasons for the figures: docs/guide-nightly.md. */
 static const struct policy default_of_kind[] = {
@@ -143,11 +144,10 @@ static void note_charger(const struct snapshot *now, struct policy_state *state)
 static void note_heat(const struct policy *policy, double celsius, struct policy_state *state) {
     if (celsius >= policy->celsius_max) state->hot = 1;
     if (celsius < policy->celsius_max - policy->celsius_back) state->hot = 0;
-    if (policy->celsius_max <= 0) state->hot = 0;
 }
 
 static void note_squeeze(struct squeeze *squeeze, int squeezed, double hold_s, double now) {
-    if (squeeze->on && !squeezed && now >= squeeze->until) *squeeze = (struct squeeze){0};
+    if (squeeze->on && now >= squeeze->until) *squeeze = (struct squeeze){0};
     if (!squeezed) return;
     if (!squeeze->on) *squeeze = (struct squeeze){.on = 1, .since = now};
     if (now - squeeze->since >= SQUEEZE_HARDER_S) squeeze->harder = 1;
@@ -155,14 +155,13 @@ static void note_squeeze(struct squeeze *squeeze, int squeezed, double hold_s, d
 }
 
 static void note(const struct policy *policy, const struct snapshot *now, struct policy_state *state) {
+    int crowded = now->pressure_cpu >= policy->pressure_cpu, stalled = now->pressure_memory >= policy->pressure_memory;
+    int scarce = now->memory_available && now->memory_available < policy->memory_free;
     note_charger(now, state);
     note_heat(policy, now->celsius, state);
-    note_squeeze(&state->cpu, policy->pressure_cpu > 0 && now->pressure_cpu >= policy->pressure_cpu, SQUEEZE_HOLD_S,
-                 now->monotonic);
-    note_squeeze(&state->memory, policy->pressure_memory > 0 && now->pressure_memory >= policy->pressure_memory,
-                 SQUEEZE_HOLD_S, now->monotonic);
-    note_squeeze(&state->short_of_memory, now->memory_available && now->memory_available < policy->memory_free,
-                 SHORT_HOLD_S, now->monotonic);
+    note_squeeze(&state->cpu, crowded, SQUEEZE_HOLD_S, now->monotonic);
+    note_squeeze(&state->memory, stalled, SQUEEZE_HOLD_S, now->monotonic);
+    note_squeeze(&state->short_of_memory, scarce, SHORT_HOLD_S, now->monotonic);
 }
 
 /* ---- conditions: what each says by itself ---- */
@@ -210,9 +209,10 @@ static struct said judge_battery(const struct looked *l) {
 }
 
 static struct said judge_window(const struct looked *l) {
-    const struct window *window = &l->policy->window;
-    if (l->policy->now || window_contains(window, l->now->wall_ms)) return nothing;
-    return said(VERDICT_STOP, REASON_WINDOW, window_wait(window, l->now->wall_ms));
+    double wait = window_wait(&l->policy->window, l->now->wall_ms);
+    if (l->policy->now) return nothing;
+    if (!(wait <= 0)) return said(VERDICT_STOP, REASON_WINDOW, wait);
+    return nothing;
 }
 
 static struct said judge_idle(const struct looked *l) {
@@ -255,35 +255,42 @@ static struct said judge_memory(const struct looked *l) {
     return nothing;
 }
 
+static double next_night(const struct looked *l) { return window_next(&l->policy->window, l->now->wall_ms); }
+
 static int used_up(double budget, double spent) { return budget > 0 && !(spent < budget); }
 
-static struct said until_next_night(const struct looked *l, enum reason reason) {
-    return said(VERDICT_STOP, reason, window_next(&l->policy->window, l->now->wall_ms));
+struct budget {
+    double most, spent; /* most 0: none */
+    enum reason reason;
+};
+/* Of a run and its night the run is told, and the night waited for. */
+static struct said judge_budgets(const struct looked *l, struct budget run, struct budget night, struct budget week) {
+    double wait = used_up(night.most, night.spent) ? next_night(l) : NAN;
+    if (used_up(run.most, run.spent)) return said(VERDICT_STOP, run.reason, wait);
+    if (used_up(night.most, night.spent)) return said(VERDICT_STOP, night.reason, wait);
+    if (used_up(week.most, week.spent)) return stop(week.reason);
+    return nothing;
 }
 
 static struct said judge_time(const struct looked *l) {
-    const struct policy *policy = l->policy;
-    const struct spent *spent = l->spent;
-    if (used_up(policy->seconds_run, spent->seconds_run)) return stop(REASON_TIME_RUN);
-    if (used_up(policy->seconds_night, spent->seconds_night)) return until_next_night(l, REASON_TIME_NIGHT);
-    if (used_up(policy->seconds_week, spent->seconds_week)) return stop(REASON_TIME_WEEK);
-    return nothing;
+    struct budget run = {l->policy->seconds_run, l->spent->seconds_run, REASON_TIME_RUN};
+    struct budget night = {l->policy->seconds_night, l->spent->seconds_night, REASON_TIME_NIGHT};
+    struct budget week = {l->policy->seconds_week, l->spent->seconds_week, REASON_TIME_WEEK};
+    return judge_budgets(l, run, night, week);
 }
 
 static struct said judge_energy(const struct looked *l) {
-    const struct policy *policy = l->policy;
-    double run = joules_counted(&l->spent->run, policy->modelled_guard);
-    double night = joules_counted(&l->spent->night, policy->modelled_guard);
-    double week = joules_counted(&l->spent->week, policy->modelled_guard);
-    if (used_up(policy->joules_run, run)) return stop(REASON_ENERGY_RUN);
-    if (used_up(policy->joules_night, night)) return until_next_night(l, REASON_ENERGY_NIGHT);
-    if (used_up(policy->joules_week, week)) return stop(REASON_ENERGY_WEEK);
-    return nothing;
+    double guard = l->policy->modelled_guard;
+    struct budget run = {l->policy->joules_run, joules_counted(&l->spent->run, guard), REASON_ENERGY_RUN};
+    struct budget night = {l->policy->joules_night, joules_counted(&l->spent->night, guard), REASON_ENERGY_NIGHT};
+    struct budget week = {l->policy->joules_week, joules_counted(&l->spent->week, guard), REASON_ENERGY_WEEK};
+    return judge_budgets(l, run, night, week);
 }
 
 static struct said judge_written(const struct looked *l) {
-    if (!l->policy->written_night || l->spent->written_night < l->policy->written_night) return nothing;
-    return until_next_night(l, REASON_WRITTEN);
+    uint64_t most = l->policy->written_night;
+    if (most && l->spent->written_night >= most) return said(VERDICT_STOP, REASON_WRITTEN, next_night(l));
+    return nothing;
 }
 
 static struct said (*const judges[CONDITION_COUNT])(const struct looked *) = {
@@ -302,7 +309,7 @@ static struct said (*const judges[CONDITION_COUNT])(const struct looked *) = {
 
 /* ---- the decision ---- */
 
-/* A run and the night that it ends may both be used up: the run is told, the night is waited for. */
+/* What is waited for is the longest wait that is known: before that nothing gets better. */
 static struct said gravest(const struct looked *l) {
     struct said all[CONDITION_COUNT], worst = nothing;
     for (int i = 0; i < CONDITION_COUNT; i++) {
@@ -311,9 +318,9 @@ static struct said gravest(const struct looked *l) {
             worst = all[i];
     }
     worst.wait_s = NAN;
-    for (int i = 0; i < CONDITION_COUNT; i++)
-        if (all[i].verdict == worst.verdict && !(all[i].wait_s <= worst.wait_s) && !isnan(all[i].wait_s))
-            worst.wait_s = all[i].wait_s;
+    for (int i = 0; i < CONDITION_COUNT; i++) {
+        if (all[i].verdict == worst.verdict) worst.wait_s = fmax(worst.wait_s, all[i].wait_s);
+    }
     return worst;
 }
 
@@ -321,21 +328,17 @@ static struct said gravest(const struct looked *l) {
 static int threads_allowed(const struct looked *l) {
     int threads = l->policy->threads;
     double cpus = ceil(l->now->cpus);
-    if (cpus >= 1 && cpus < 4096 && (threads <= 0 || cpus < threads)) threads = (int)cpus;
+    if (cpus >= 1 && (threads <= 0 || cpus < threads)) threads = (int)fmin(cpus, THREADS_MAX);
     return threads;
 }
 
 static void allow(const struct looked *l, struct decision *out) {
     out->threads = threads_allowed(l);
-    out->duty = l->policy->duty > 0 ? fmin(l->policy->duty, 1) : 1;
-    if (out->verdict == VERDICT_THROTTLE) {
-        if (out->threads > 1)
-            out->threads = (out->threads + 1) / 2;
-        else
-            out->duty /= 2;
-        if (l->state->cpu.harder) out->duty /= 2;
-    }
-    out->duty = fmax(out->duty, DUTY_MIN);
+    out->duty = l->policy->duty > 0 ? fmin(fmax(l->policy->duty, DUTY_MIN), 1) : 1;
+    if (out->verdict != VERDICT_THROTTLE) return;
+    if (l->state->cpu.harder) out->duty /= 2;
+    if (out->threads <= 1) out->duty /= 2;
+    if (out->threads > 1) out->threads = (out->threads + 1) / 2;
 }
 
 void policy_decide(const struct policy *policy, const struct snapshot *now, const struct spent *spent,
@@ -395,7 +398,7 @@ static void add_share(char words[WORDS], double share) {
     if (isnan(share))
         add(words, "not known");
     else
-        add(words, "%.0f %% of the time", 100 * share);
+        add(words, "tasks wait %.0f %% of the time", 100 * share);
 }
 
 typedef void (*add_amount)(char words[WORDS], double amount);
@@ -419,15 +422,15 @@ static void view_power(const struct looked *l, struct condition_view *out) {
         add(out->sensed, "not known");
     else
         add(out->sensed, power->discharging ? "on a charger, but the battery discharges" : "on a charger");
-    if (power->battery && power->percent >= 0) add(out->sensed, ", %d %%", power->percent);
     if (state->charger_seen_off && state->charger_on) {
-        add(out->sensed, ", for ");
+        add(out->sensed, " for ");
         add_time(out->sensed, l->now->monotonic - state->charger_since);
     }
+    if (power->battery && power->percent >= 0) add(out->sensed, ", %d %%", power->percent);
     if (!l->policy->charger_required || l->policy->now) return;
     add(out->wanted, "a charger");
     if (!state->charger_seen_off) return;
-    add(out->wanted, ", for ");
+    add(out->wanted, " for ");
     add_time(out->wanted, l->policy->charger_stable_s);
 }
 
@@ -485,8 +488,7 @@ static void view_heat(const struct looked *l, struct condition_view *out) {
 static void view_squeeze(const struct looked *l, const struct squeeze *squeeze, double most,
                          struct condition_view *out) {
     if (most <= 0) return;
-    add(out->wanted, "below ");
-    add_share(out->wanted, most);
+    add(out->wanted, "below %.0f %%", 100 * most);
     if (!squeeze->on) return;
     add(out->wanted, ", for ");
     add_time(out->wanted, ceil(squeeze->until - l->now->monotonic));

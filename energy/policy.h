@@ -82,13 +82,13 @@ struct decision {
     int threads;   /* 0: all */
     double wait_s; /* it cannot get better before so long: the window opens, the charger is stable; NaN: not known */
 };
-/* A squeezed CPU gets half of the threads; after SQUEEZE_HARDER_S half of the time too. Where half of the threads cannot
- * be told (0: all) or had (1), half of the time goes first, then half of that. */
+/* A squeezed CPU gets half of the threads back; after SQUEEZE_HARDER_S half of the time too. Where half of the threads
+ * cannot be told (0: all) or had (1), half of the time goes first, then half of that. */
 #define SQUEEZE_HOLD_S 30.0   /* PSI's means are of 10 s */
 #define SQUEEZE_HARDER_S 30.0
 #define SHORT_HOLD_S 300.0    /* to begin again takes memory again */
-/* The gravest condition is told: STOP before PAUSE before THROTTLE; of one gravity the first of enum reason. A run stops,
- * and gives its memory back, for what lasts; it pauses for heat and for stalls on memory.
+/* The gravest condition is told: STOP before PAUSE before THROTTLE; of one gravity the first of enum reason. A run
+ * stops, and gives its memory back, for what lasts; it pauses for heat and for stalls on memory.
  *
  * What is not known is not good: a charger that cannot be seen is none, a sum that is NaN has used up its budget. A
  * look that sees no charger (or a weak one: online, and the battery discharges) stops at once, and from then on the
