@@ -24,7 +24,7 @@ static void on_finding(int level, const char *subject, const char *message, void
     cli_style(stdout, styles[level < 0 ? 0 : level > 2 ? 2 : level]);
     cli_print("  %-8s", level_name(level));
     cli_style(stdout, STYLE_PLAIN);
-    cli_print("  %-12s  %s\n", subject, message);
+    cli_print("  %-14s  %s\n", subject, message);
 }
 
 static int conclude(const struct findings *findings, int code, const attune_error *err) {

@@ -1,7 +1,7 @@
 /* What a home holds and how it is: status for people, checks for when something is wrong. */
 #include "core/base/options.h"
 #include "datastore/store.h"
-#include "energy/power.h"
+#include "energy/policy.h"
 #include "job/nightly.h"
 
 #include <math.h>
@@ -194,15 +194,97 @@ static void check_store(struct check *check, const char *home, struct check_adap
     attune_store_close(store);
 }
 
-static void check_power(struct check *check) {
-    struct power_snapshot snapshot;
-    struct power_policy policy = {.charger_required = 1};
-    const char *why;
-    char text[160];
-    power_read(NULL, &snapshot);
-    int run = power_decide(&snapshot, &policy, &why) == POWER_RUN;
-    snprintf(text, sizeof text, "%s%s", why, snapshot.battery ? ", with a battery" : ", no battery");
-    report(check, run ? 0 : 1, "power", text);
+/* ---- sensors: what the nightly job would know ---- */
+
+static void check_power(struct check *check, const struct snapshot *now) {
+    const struct power_snapshot *power = &now->power;
+    char text[160] = "";
+    if (power->supply == POWER_UNKNOWN)
+        report(check, 1, "power", "the power supply cannot be read: no training where a charger is required");
+    else if (power->supply == POWER_BATTERY)
+        report(check, 1, "power", "not on a charger");
+    else if (power->discharging)
+        report(check, 1, "power", "on a charger, but the battery is discharging");
+    else
+        report(check, 0, "power", power->battery ? "on a charger" : "on mains");
+    if (!power->battery) {
+        report(check, 0, "battery", power->supply == POWER_UNKNOWN ? "not known" : "none");
+        return;
+    }
+    size_t n = power->percent < 0 ? (size_t)snprintf(text, sizeof text, "its charge cannot be read")
+                                  : (size_t)snprintf(text, sizeof text, "%d %%", power->percent);
+    if (!isnan(now->battery_watts)) snprintf(text + n, sizeof text - n, ", gives %.1f W", now->battery_watts);
+    report(check, 0, "battery", text);
+}
+
+/* A share as per cent, or what says that it is not known. */
+static const char *percent_text(double share, char out[16]) {
+    if (isnan(share)) return "not known";
+    snprintf(out, 16, "%.1f %%", 100 * share);
+    return out;
+}
+
+static void check_pressure(struct check *check, const struct snapshot *now) {
+    char text[200], cpu[16], memory[16], io[16];
+    size_t n = (size_t)snprintf(text, sizeof text, "CPU %s, memory %s, disk %s", percent_text(now->pressure_cpu, cpu),
+                                percent_text(now->pressure_memory, memory), percent_text(now->pressure_io, io));
+    if (!isnan(now->load)) snprintf(text + n, sizeof text - n, "; load %.2f", now->load);
+    report(check, 0, "pressure", text);
+    if (!now->memory_available) {
+        report(check, 0, "memory", "what is available is not known");
+        return;
+    }
+    n = (size_t)snprintf(text, sizeof text, "%.0f MiB available", (double)now->memory_available / (1 << 20));
+    if (!isnan(now->cpus)) snprintf(text + n, sizeof text - n, "; the cgroup allows %.2f CPUs", now->cpus);
+    report(check, 0, "memory", text);
+}
+
+static void check_counters(struct check *check, const struct snapshot *now) {
+    char text[RAPL_PACKAGES_MAX * (sizeof now->counter[0].name + 2)] = "";
+    size_t n = 0;
+    for (int i = 0; i < now->n_counters; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s%s", i ? ", " : "", now->counter[i].name);
+    report(check, 0, "energy counter",
+           n ? text : "none can be read (RAPL's are root's alone): energy is told by the battery, or estimated");
+}
+
+static void check_idle(struct check *check, const struct snapshot *now) {
+    char text[64];
+    if (isnan(now->idle_s))
+        snprintf(text, sizeof text, "not known: logind does not tell");
+    else if (isinf(now->idle_s))
+        snprintf(text, sizeof text, "nobody is logged in");
+    else if (now->idle_s < 60)
+        snprintf(text, sizeof text, "somebody is there");
+    else
+        snprintf(text, sizeof text, "nobody was there for %.0f minutes", floor(now->idle_s / 60));
+    report(check, 0, "idle", text);
+}
+
+static void check_sensors(struct check *check) {
+    static const char *const kinds[] = {
+        [DEVICE_LAPTOP] = "laptop", [DEVICE_PHONE] = "phone", [DEVICE_DESKTOP] = "desktop"};
+    const struct sensors_options options = {.logind = 1};
+    struct sensors *sensors = NULL;
+    struct snapshot now;
+    attune_error e;
+    char text[64];
+    if (sensors_open(&options, &sensors, &e) != ATTUNE_OK) {
+        report_error(check, "sensors", &e);
+        return;
+    }
+    sensors_read(sensors, &now);
+    sensors_close(sensors);
+    report(check, 0, "device", kinds[device_detect(NULL)]);
+    check_power(check, &now);
+    if (isnan(now.celsius))
+        snprintf(text, sizeof text, "not known: no thermal zone that can be believed");
+    else
+        snprintf(text, sizeof text, "%.1f C at the hottest", now.celsius);
+    report(check, 0, "temperature", text);
+    check_counters(check, &now);
+    check_pressure(check, &now);
+    check_idle(check, &now);
 }
 
 static void check_home(struct check *check, const char *home) {
@@ -247,7 +329,7 @@ int attune_home_check(const char *home, const char *base, attune_check_callback 
         if (code != ATTUNE_OK) return code;
         check_home(&check, path);
     }
-    check_power(&check);
+    check_sensors(&check);
     if (!check.defects) return ATTUNE_OK;
     return error_set(err, ATTUNE_ERROR_FORMAT, base ? base : path, "%d defect%s found", check.defects,
                      check.defects == 1 ? "" : "s");

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -268,6 +269,106 @@ static void test_missing_folders(void **state) {
     assert_in_range(s.supply, POWER_UNKNOWN, POWER_BATTERY);
 }
 
+/* ---- what the batteries give, and hold ---- */
+
+static void expect_watts(const char *what, double wanted) {
+    struct power_snapshot s;
+    double watts = power_read_watts(root, &s);
+    if (isnan(wanted) ? !isnan(watts) : !(fabs(watts - wanted) < 1e-9))
+        fail_msg("%s: %f W, wanted %f", what, watts, wanted);
+}
+
+static void test_watts(void **state) {
+    (void)state;
+    static const char *const bad[] = {"0", "", "abc", "1000000001", "-1000000001", "99999999999999999999", "5.5", "1e6"};
+    tree();
+    expect_watts("no battery", NAN);
+    battery("BAT0", "Discharging", "50");
+    expect_watts("it does not tell", NAN);
+    line("BAT0", "power_now", "12500000");
+    expect_watts("microwatts", 12.5);
+    line("BAT0", "power_now", "-12500000");
+    expect_watts("the other sign", 12.5);
+    line("BAT0", "current_now", "-2000000");
+    line("BAT0", "voltage_now", "11400000");
+    expect_watts("power goes before current", 12.5);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        line("BAT0", "power_now", bad[i]);
+        expect_watts(bad[i], 22.8);
+    }
+    line("BAT0", "current_now", "2000000");
+    expect_watts("microamperes and microvolts", 22.8);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        line("BAT0", "current_now", bad[i]);
+        expect_watts(bad[i], NAN);
+    }
+    line("BAT0", "current_now", "2000000");
+    line("BAT0", "voltage_now", "-11400000");
+    expect_watts("a negative voltage", NAN);
+    line("BAT0", "voltage_now", "11400000");
+    static const char *const others[] = {"Charging", "Full", "Not charging", "Unknown", "nonsense"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        line("BAT0", "status", others[i]);
+        expect_watts(others[i], NAN);
+    }
+    line("BAT0", "status", "Discharging");
+    battery("BAT1", "Discharging", "50");
+    expect_watts("one of two does not tell", NAN);
+    line("BAT1", "power_now", "1000000");
+    expect_watts("two", 23.8);
+    line("BAT1", "status", "Full");
+    expect_watts("one of two gives", 22.8);
+    battery("hid-mouse", "Discharging", "50");
+    line("hid-mouse", "scope", "Device");
+    line("hid-mouse", "power_now", "1000000");
+    expect_watts("a mouse's battery does not feed the device", 22.8);
+}
+
+static void test_charge_of_several(void **state) {
+    (void)state;
+    laptop();
+    battery("BAT1", "Full", "100");
+    expect("both count for the same", POWER_MAINS, 1, 85, 0);
+    line("BAT0", "energy_full", "72000000");
+    expect("as long as one does not tell its size", POWER_MAINS, 1, 85, 0);
+    line("BAT1", "energy_full", "24000000");
+    expect("by what they hold", POWER_MAINS, 1, (71 * 72 + 100 * 24) / 96, 0);
+    assert_int_equal(unlink(in_tree("BAT1/energy_full")), 0);
+    line("BAT1", "charge_full", "2000000");
+    line("BAT1", "voltage_min_design", "12000000");
+    expect("in ampere-hours too", POWER_MAINS, 1, (71 * 72 + 100 * 24) / 96, 0);
+    line("BAT1", "capacity", "garbage");
+    expect("one of them does not tell", POWER_MAINS, 1, -1, 0);
+}
+
+/* As in the kernel's own tree: class/power_supply holds links to the devices. */
+static void test_links(void **state) {
+    (void)state;
+    char target[256];
+    laptop();
+    snprintf(target, sizeof target, "%s/devices", root);
+    folder(target);
+    snprintf(target, sizeof target, "%s/devices/BAT0", root);
+    assert_int_equal(rename(in_tree("BAT0"), target), 0);
+    assert_int_equal(symlink("../../devices/BAT0", in_tree("BAT0")), 0);
+    expect("linked", POWER_MAINS, 1, 71, 0);
+    assert_int_equal(symlink("..", in_tree("BAT0/subsystem")), 0);
+    expect("with a way back", POWER_MAINS, 1, 71, 0);
+    snprintf(target, sizeof target, "rm -rf %s/devices", root);
+    assert_int_equal(system(target), 0);
+    unknown("a link to nothing");
+    assert_int_equal(unlink(in_tree("BAT0")), 0);
+    assert_int_equal(symlink("BAT0", in_tree("BAT0")), 0);
+    unknown("a link to itself");
+    laptop();
+    for (int i = 0; i < 70; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "usb%d", i);
+        charger(name, "USB", "0");
+    }
+    unknown("more supplies than any device has");
+}
+
 /* ---- the policy ---- */
 
 static void test_policy(void **state) {
@@ -328,6 +429,9 @@ int main(void) {
         cmocka_unit_test(test_unreadable_files),
         cmocka_unit_test(test_what_need_not_be_there),
         cmocka_unit_test(test_missing_folders),
+        cmocka_unit_test(test_watts),
+        cmocka_unit_test(test_charge_of_several),
+        cmocka_unit_test(test_links),
         cmocka_unit_test(test_policy),
         cmocka_unit_test(test_policy_never_runs_ineligible),
     };
