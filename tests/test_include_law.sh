@@ -121,6 +121,14 @@ check_network() {
         sed 's/^\([^:]*:[0-9]*\):.*/\1: names a place in the network/'
 }
 
+# The kernel's uevents come through a socket, which reaches no network. There is no other one.
+check_sockets() {
+    files "$1" -name '*.[ch]' | grep -vE '^(tests|bench)/' |
+        (cd "$1" && xargs grep -nE '(^|[^[:alnum:]_>.])socket(pair)?[[:space:]]*\(|SYS_socket' /dev/null) |
+        grep -v '^energy/uevents\.c:.*socket(AF_NETLINK, [^()]*, NETLINK_KOBJECT_UEVENT);$' |
+        sed 's/^\([^:]*:[0-9]*\):.*/\1: opens a socket/'
+}
+
 warn_long() {
     files "$1" -name '*.[ch]' | (cd "$1" && xargs wc -l) |
         awk '$1 > 900 && $2 != "total" { printf "warning: %s has %s lines\n", $2, $1 }' >&2
@@ -133,6 +141,7 @@ check_tree() {
     check_names "$1"
     check_machine "$1"
     check_network "$1"
+    check_sockets "$1"
 }
 
 # ---- every rule fails on a tree that breaks it ----
@@ -156,6 +165,8 @@ lawful() {
     put job/job.c '#include "trainer/trainer.h"
 #include "inference/engine.h"'
     put cli/cli.h '#include "attune.h"'
+    put energy/uevents.c 'int fd = socket(AF_NETLINK, SOCK_DGRAM, NETLINK_KOBJECT_UEVENT);'
+    put bench/peer.c 'int fd = socket(AF_INET, SOCK_STREAM, 0);'
     put script/run 'cmake --build build'
 }
 
@@ -193,6 +204,11 @@ self_check() {
     refused 'there is core/base/error.c already' job/error.c '#include "core/base/error.h"'
     refused 'builds for one machine only' cmake/flags.cmake "add_compile_options(-march=$(printf native))"
     refused 'a place in the network' script/get "curl https:$(printf //)example.org/model"
+    refused 'energy/uevents.c:1: opens a socket' energy/uevents.c 'fd = socket(AF_INET, SOCK_DGRAM, 0);'
+    refused 'energy/uevents.c:1: opens a socket' energy/uevents.c 'fd = socket(AF_NETLINK, SOCK_DGRAM, NETLINK_ROUTE);'
+    refused 'opens a socket' job/job.c '	socket (AF_NETLINK, SOCK_DGRAM, NETLINK_KOBJECT_UEVENT);'
+    refused 'opens a socket' datastore/rows.c 'return socketpair(AF_UNIX, SOCK_STREAM, 0, pair);'
+    refused 'opens a socket' cli/main.c 'syscall(SYS_socket, 2, 1, 0);'
     rm -rf "$small" "$small.said"
 }
 
