@@ -161,7 +161,23 @@ out:
     return code;
 }
 
+/* By this connection, to the log (sqlite.org/c3ref/c_dbstatus_options.html). */
+static int pages_written(attune_store *store) {
+    int pages = 0, highest = 0;
+    if (store->db) sqlite3_db_status(store->db, SQLITE_DBSTATUS_CACHE_WRITE, &pages, &highest, 0);
+    return pages;
+}
+
+int store_written(attune_store *store, int64_t *bytes, attune_error *err) {
+    int code = store_enter(store, err);
+    if (code != ATTUNE_OK) return code;
+    *bytes = 2 * (store->pages + pages_written(store)) * store->page_bytes;
+    store_leave(store);
+    return ATTUNE_OK;
+}
+
 void store_disconnect(attune_store *store) {
+    store->pages += pages_written(store);
     for (int i = 0; i < STORE_SLOTS; i++) {
         sqlite3_finalize(store->cached[i]);
         store->cached[i] = NULL;

@@ -60,6 +60,7 @@ struct attune_store {
     int normal;         /* ATTUNE_DURABILITY_NORMAL: for the recorder's connection; all else is durable at once */
     int page_bytes;
     int wal_pages;      /* frames in the log after the last commit of this connection */
+    int64_t pages;      /* written to the log by connections that this handle had before */
     int unsure;         /* a sync of the log has failed, see store_sync_log */
     char home[1024], path[1200], lock_path[1200]; /* path: of store.db, for messages */
     sqlite3_stmt *cached[STORE_SLOTS];

@@ -151,6 +151,10 @@ int store_run_alive(attune_store *store, int64_t run, int *alive, attune_error *
 /* A compact copy of store.db as of one moment, into the new file `path` (0600). */
 int store_copy(attune_store *store, const char *path, attune_error *err);
 
+/* Bytes that this handle has written since it was opened: what went into the log, and as much again, which is the most
+ * that folding the log into store.db writes. What the recorder's own connection writes is not in it. Cheap. */
+int store_written(attune_store *store, int64_t *bytes, attune_error *err);
+
 /* Counts for attune_status: examples_new = derived examples in no published run. NULL: not wanted. */
 int store_counts(attune_store *store, int64_t *interactions, int64_t *consented, int64_t *feedback,
                  int64_t *examples_new, attune_error *err);

@@ -10,8 +10,10 @@
 #include <string.h>
 
 #define WATTS_MAX 1000.0  /* of a package: no sound one draws more, so that no gap is measured that could hold two wraps */
-#define WRAP_WATTS 40.0   /* a counter that went back was at its range if it used less, or */
-#define WRAP_TIMES 4.0    /* less than so many times its usual power; else it began anew */
+/* A counter that went back was at its range if its package used less than the most of these; else it began anew. */
+#define WRAP_WATTS 100.0
+#define WRAP_USUAL 2.0    /* times its usual power */
+#define WRAP_PEAK 1.25    /* times the most power that it was seen to draw over a gap */
 #define AWAKE_TIMES 2.0   /* over a suspend a counter is believed within so many times its usual power, awake */
 #define USUAL_S 30.0      /* seconds over which the usual power is taken */
 #define SUSPEND_S 0.5     /* boottime that is so much ahead of monotonic time was a suspend */
@@ -47,6 +49,11 @@ static int is_sound(const struct energy_counter *counter) {
     return counter->range > 0 && counter->uj <= counter->range && memchr(counter->name, 0, sizeof counter->name);
 }
 
+static double wrap_watts(const struct ledger_package *package) {
+    return package->watts == 0 ? WATTS_MAX
+                               : fmax(fmax(package->watts * WRAP_USUAL, package->watts_peak * WRAP_PEAK), WRAP_WATTS);
+}
+
 static struct ledger_package *package_of(struct ledger *ledger, const struct energy_counter *counter) {
     for (int i = 0; i < ledger->n_packages; i++)
         if (strcmp(ledger->package[i].name, counter->name) == 0) return &ledger->package[i];
@@ -54,13 +61,9 @@ static struct ledger_package *package_of(struct ledger *ledger, const struct ene
 }
 
 static const struct energy_counter *counter_of(const struct snapshot *now, const struct ledger_package *package) {
-    const struct energy_counter *found = NULL;
-    for (int i = 0; i < now->n_counters; i++) {
-        if (!is_sound(&now->counter[i]) || strcmp(now->counter[i].name, package->name) != 0) continue;
-        if (found) return NULL; /* two of one name: which is which cannot be told */
-        found = &now->counter[i];
-    }
-    return found;
+    for (int i = 0; i < now->n_counters; i++)
+        if (is_sound(&now->counter[i]) && strcmp(now->counter[i].name, package->name) == 0) return &now->counter[i];
+    return NULL;
 }
 
 /* 0: not to be believed. */
@@ -75,7 +78,7 @@ static int joules_of(const struct ledger_package *package, const struct energy_c
     if (uj == 0 && gap->seconds >= STANDS_S) return 0;
     if (*joules > WATTS_MAX * gap->seconds) return 0;
     if (gap->slept) return usual > 0 && *joules >= usual / AWAKE_TIMES && *joules <= usual * AWAKE_TIMES;
-    return !back || package->watts == 0 || *joules <= fmax(usual * WRAP_TIMES, WRAP_WATTS * gap->seconds);
+    return !back || *joules <= wrap_watts(package) * gap->seconds;
 }
 
 static int has_moved(const struct ledger *ledger, const struct snapshot *now) {
@@ -103,8 +106,10 @@ static int measure(struct ledger *ledger, const struct snapshot *now, const stru
         *joules += part[i];
     }
     for (int i = 0; i < ledger->n_packages; i++) {
-        double *watts = &ledger->package[i].watts, watts_now = part[i] / gap->seconds;
-        *watts = *watts == 0 ? watts_now : *watts + (watts_now - *watts) * gap->seconds / (gap->seconds + USUAL_S);
+        struct ledger_package *package = &ledger->package[i];
+        double watts = part[i] / gap->seconds, share = gap->seconds / (gap->seconds + USUAL_S);
+        package->watts = package->watts == 0 ? watts : package->watts + (watts - package->watts) * share;
+        package->watts_peak = fmax(package->watts_peak, watts);
     }
     return 1;
 }

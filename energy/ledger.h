@@ -26,7 +26,7 @@ struct ledger {
     struct ledger_package {
         char name[32];
         uint64_t uj, range;
-        double watts;       /* its usual power lately; 0: not known */
+        double watts, watts_peak; /* its usual power lately, 0: not known; the most over a gap */
         double seen;        /* monotonic */
         int here;           /* in the snapshot that began the gap */
     } package[RAPL_PACKAGES_MAX];

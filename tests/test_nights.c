@@ -311,12 +311,185 @@ static void test_cost(void **state) {
     FAILS(store_cost_put(f->store, &bad, &f->err), ATTUNE_ERROR_ARGUMENT, "weight", "");
 }
 
+/* ---- a disk that fails ---- */
+
+static int change(struct fixture *f, struct store_night *night) {
+    struct store_moment moments[40];
+    for (int i = 0; i < 40; i++)
+        moments[i] = (struct store_moment){.time_ms = i, .verdict = "pause", .reason = "hot", .joules = i};
+    *night = full_night(1);
+    return store_night_update(f->store, night, moments, 40, &f->err);
+}
+
+/* Whatever fails on the way: the former row with no moment, or the new one with all of them. */
+static void test_a_write_that_fails(void **state) {
+    struct fixture *f = *state;
+    struct store_night first = made_night(1000), night;
+    struct seen seen = {.n = 0};
+    uint64_t failed = 0, n = 1;
+    OK(store_night_begin(f->store, &first, NULL, NULL, &f->err));
+    for (uint64_t fired = 1; fired; n++) {
+        faulty_set(FAULTY_CHANGE | FAULTY_LOCK | FAULTY_READ, n, n % 2 ? FAULTY_ONWARD : FAULTY_HALF, SQLITE_IOERR);
+        int code = change(f, &night);
+        fired = faulty_fired();
+        faulty_clear();
+        assert_true(code == ATTUNE_OK || code == ATTUNE_ERROR_IO);
+        failed += code != ATTUNE_OK;
+        nights(f, 0, 0, &seen);
+        assert_int_equal(seen.n, 1);
+        assert_same_night(&seen.night[0], code == ATTUNE_OK ? &night : &first);
+        assert_int_equal(query_number(f, "SELECT count(*) FROM moment"), code == ATTUNE_OK ? 40 : 0);
+        attune_store_close(f->store);
+        f->store = NULL;
+        OK(store_open_path(f->home, 0, &f->store, &f->err));
+        OK(store_night_update(f->store, &(struct store_night){.number = 1, .kind = "x", .state = "done"}, NULL, 0,
+                              &f->err));
+        OK(store_nights_remove(f->store, INT64_MAX, &f->err));
+        OK(store_night_begin(f->store, &first, NULL, NULL, &f->err));
+        assert_int_equal(first.number, 1);
+    }
+    assert_true(failed >= 3 && n > 5);
+    assert_sound(f);
+}
+
+struct cut {
+    const struct fixture *f;
+    char to[64];
+    uint64_t seed;
+};
+static void cut_power(const struct faulty_op *op, void *user) {
+    struct cut *cut = user;
+    if (op->done) return;
+    assert_int_equal(faulty_power_cut(cut->f->home, cut->to, cut->seed), 0);
+}
+
+/* A kill with the power going at any write: the next night finds the former row and ends it as killed, or the one that
+ * was begun, and never moments without their row. */
+static void test_a_kill_in_the_middle(void **state) {
+    struct fixture *f = *state;
+    struct store_night first = made_night(1000), night;
+    int formers = 0, cuts = 0;
+    OK(store_night_begin(f->store, &first, NULL, NULL, &f->err));
+    for (uint64_t n = 1;; n++) {
+        struct cut cut = {.f = f, .to = "/tmp/attune-test-XXXXXX", .seed = n};
+        assert_non_null(mkdtemp(cut.to));
+        faulty_at(n, cut_power, &cut);
+        faulty_set(FAULTY_CHANGE, 0, 0, SQLITE_OK);
+        int code = change(f, &night);
+        int over = faulty_count() < n;
+        faulty_clear();
+        assert_int_equal(code, ATTUNE_OK);
+        if (!over) {
+            struct fixture after = {.store = NULL};
+            struct store_night next = made_night(2000);
+            struct seen seen = {.n = 0};
+            strcpy(after.home, cut.to);
+            OK(store_open_path(after.home, 0, &after.store, &f->err));
+            OK(store_night_begin(after.store, &next, NULL, NULL, &f->err));
+            nights(&after, 0, 0, &seen);
+            assert_int_equal(seen.n, 2);
+            int former = strcmp(seen.night[1].state, "killed") == 0;
+            struct store_night wanted = former ? first : night;
+            if (former) strcpy(wanted.state, "killed");
+            assert_same_night(&seen.night[1], &wanted);
+            assert_int_equal(query_number(&after, "SELECT count(*) FROM moment"), former ? 0 : 40);
+            formers += former, cuts++;
+            attune_store_close(after.store);
+        }
+        remove_folder(cut.to);
+        if (over) break;
+        OK(store_nights_remove(f->store, INT64_MAX, &f->err));
+        OK(store_night_begin(f->store, &first, NULL, NULL, &f->err));
+    }
+    assert_true(cuts > 2 && formers > 0);
+}
+
+static void test_memory_runs_out(void **state) {
+    struct fixture *f = *state;
+    struct store_night first = made_night(1000), night;
+    struct store_moment *out = NULL;
+    size_t n = 0;
+    int failed = 0, code = ATTUNE_ERROR_MEMORY;
+    OK(store_night_begin(f->store, &first, NULL, NULL, &f->err));
+    OK(change(f, &night));
+    for (uint64_t at = 1; code != ATTUNE_OK; at++) {
+        faulty_heap_fail(at, 0);
+        code = store_moments(f->store, 1, &out, &n, &f->err);
+        faulty_heap_fail(0, 0);
+        assert_true(code == ATTUNE_OK || code == ATTUNE_ERROR_MEMORY);
+        failed += code != ATTUNE_OK;
+    }
+    assert_true(failed > 0 && n == 40);
+    free(out);
+}
+
+/* ---- bytes ---- */
+
+static int64_t log_bytes(const struct fixture *f) {
+    struct stat info;
+    assert_int_equal(stat(in_home(f, "store.db-wal"), &info), 0);
+    return info.st_size;
+}
+
+static void test_bytes_written(void **state) {
+    struct fixture *f = *state;
+    struct store_night first = made_night(1000), night;
+    int64_t before = -1, after = -1;
+    enum { PAGE = 4096, FRAME = PAGE + 24 };
+    OK(store_night_begin(f->store, &first, NULL, NULL, &f->err));
+    OK(store_written(f->store, &before, &f->err));
+    int64_t log = log_bytes(f);
+    OK(change(f, &night));
+    OK(change(f, &night));
+    OK(store_written(f->store, &after, &f->err));
+    int64_t frames = (log_bytes(f) - log) / FRAME;
+    assert_true(frames >= 2);
+    assert_true(after - before >= 2 * PAGE * frames); /* a page that is written twice stands in the log once */
+    assert_true(after - before <= 2 * PAGE * (frames + 2));
+    OK(attune_store_suspend(f->store, &f->err));
+    OK(attune_store_resume(f->store, &f->err));
+    OK(store_written(f->store, &before, &f->err));
+    assert_true(before >= after);
+}
+
+/* ---- forgetting everything leaves them; a copy of the store has them ---- */
+
+static void test_nights_stay_and_move(void **state) {
+    struct fixture *f = *state;
+    struct store_night first = made_night(1000), night;
+    attune_filter all;
+    attune_forget_result result;
+    ATTUNE_INIT(all);
+    ATTUNE_INIT(result);
+    OK(record(f->store, "p", "r", 1, NULL, &f->err));
+    OK(store_night_begin(f->store, &first, NULL, NULL, &f->err));
+    OK(change(f, &night));
+    OK(attune_store_forget(f->store, &all, &result, &f->err));
+    assert_int_equal(count_interactions(f), 0);
+    OK(store_copy(f->store, in_home(f, "copy.db"), &f->err));
+    attune_store_close(f->store);
+    f->store = NULL;
+    assert_int_equal(rename(in_home(f, "copy.db"), in_home(f, "store.db")), 0);
+    unlink(in_home(f, "store.db-wal"));
+    unlink(in_home(f, "store.db-shm"));
+    OK(store_open_path(f->home, 0, &f->store, &f->err));
+    struct seen seen = {.n = 0};
+    nights(f, 0, 0, &seen);
+    assert_int_equal(seen.n, 1);
+    assert_same_night(&seen.night[0], &night);
+    assert_int_equal(query_number(f, "SELECT count(*) FROM moment"), 40);
+}
+
 int main(void) {
+    if (faulty_install() != SQLITE_OK) return 1;
 #define WITH_STORE(test) cmocka_unit_test_setup_teardown(test, store_setup, store_teardown)
     const struct CMUnitTest tests[] = {
         WITH_STORE(test_a_row), WITH_STORE(test_listing), WITH_STORE(test_killed),
         WITH_STORE(test_the_callback_is_inside), WITH_STORE(test_moments), WITH_STORE(test_spent_and_removed),
         WITH_STORE(test_refused), WITH_STORE(test_cost),
+        WITH_STORE(test_a_write_that_fails), WITH_STORE(test_a_kill_in_the_middle),
+        WITH_STORE(test_memory_runs_out), WITH_STORE(test_bytes_written),
+        WITH_STORE(test_nights_stay_and_move),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
