@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "core/model/gguf.h"
+#include "job/governed.h"
 #include "tests/home_fixture.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -115,6 +116,7 @@ static void test_waits_for_a_charger(void **state) {
     for (int i = 0; i < 12; i++) GIVES(attune_job_step(job, &f->err), ATTUNE_CONTINUE);
     supply(f, "AC", "online", "0");
     supply(f, "BAT0", "status", "Discharging");
+    governed_look(job); /* sooner than it would by itself */
     GIVES(attune_job_step(job, &f->err), ATTUNE_PAUSED);
     ATTUNE_INIT(report);
     OK(attune_job_report_get(job, &report, &f->err));
@@ -124,6 +126,7 @@ static void test_waits_for_a_charger(void **state) {
     GIVES(attune_job_step(job, &f->err), ATTUNE_PAUSED);
     supply(f, "AC", "online", "1");
     supply(f, "BAT0", "status", "Full");
+    governed_look(job);
     int code;
     do code = attune_job_step(job, &f->err);
     while (code == ATTUNE_CONTINUE);
@@ -569,7 +572,7 @@ static void test_a_budget_for_nothing(void **state) {
     assert_non_null(strstr(report.reason, "time budget"));
     assert_int_equal(report.steps_done, 0);
     assert_true(report.examples >= 4 && report.steps > 0 && report.epochs == 1);
-    assert_true(exists(in_home(f, "checkpoint.gguf")));
+    assert_false(exists(in_home(f, "checkpoint.gguf"))); /* the plan is all there is */
     GIVES(run_job(f, &options, &last), ATTUNE_PAUSED);
     assert_true(last.examples == report.examples && last.steps == report.steps);
     assert_int_equal(sql_number(f, "SELECT count(*) FROM run"), 1);
