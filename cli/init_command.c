@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 struct init {
-    const char *base;
+    const char *base, *device;
     bool consent, encrypt;
     char default_key[PATH_MAX];
 };
@@ -108,6 +108,7 @@ static int make_home(const struct cli *cli, const struct init *init) {
     ATTUNE_INIT(options);
     ATTUNE_INIT(status);
     options.consent = init->consent;
+    options.device = init->device;
     options.key_file = cli->key_file;
     if (attune_home_init(cli->home, init->base, &options, &err) != ATTUNE_OK) return cli_fail(&err);
     if (attune_home_status(cli->home, &status, &err) != ATTUNE_OK) return cli_fail(&err);
@@ -124,6 +125,9 @@ static int run(struct cli *cli, int argc, char **argv) {
     cli_option(&a, option_flag("consent", "what is recorded in this home may be trained on", &init.consent));
     cli_option(&a, option_flag("encrypt", "the texts are kept encrypted", &init.encrypt));
     cli_option(&a, option_path("key-file", "FILE", "with this key; made if it is not there", &cli->key_file));
+    cli_option(&a, option_choice("device", "laptop|phone|desktop", "whose defaults the settings of the nightly job "
+                                                                   "begin with; default what this seems to be",
+                                 &init.device));
     int code = cli_parse(cli, &a, argc, argv);
     if (code != CLI_GO) return code;
     if (!init.base) return cli_usage(a.command, "init wants --base FILE");
@@ -134,7 +138,7 @@ static int run(struct cli *cli, int argc, char **argv) {
 
 const struct command init_command = {
     .name = "init",
-    .arguments = "--base FILE [--consent] [--encrypt] [--key-file FILE]",
+    .arguments = "--base FILE [--consent] [--encrypt] [--key-file FILE] [--device KIND]",
     .summary = "Make a home around a base model.",
     .notes = "Without --consent nothing that is recorded is trained on, unless it is recorded with --consent itself.\n"
              "--encrypt without --key-file puts a new key into the folder attune in $XDG_CONFIG_HOME (~/.config),\n"

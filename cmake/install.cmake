@@ -22,3 +22,11 @@ install(FILES ${PROJECT_BINARY_DIR}/attune.pc ${PROJECT_BINARY_DIR}/attune-store
 install(FILES ${PROJECT_BINARY_DIR}/attuneConfig.cmake ${PROJECT_BINARY_DIR}/attuneConfigVersion.cmake
   DESTINATION ${ATTUNE_CMAKE_DIR})
 install(EXPORT attuneTargets NAMESPACE attune:: DESTINATION ${ATTUNE_CMAKE_DIR})
+
+# Units for every user's own systemd; nobody's timer runs until they enable it. `attune service install` writes its own.
+foreach(unit attune-nightly.service attune-nightly.timer)
+  file(READ ${PROJECT_SOURCE_DIR}/packaging/systemd/${unit} ATTUNE_UNIT)
+  string(REPLACE "/usr/bin/attune" "${CMAKE_INSTALL_FULL_BINDIR}/attune" ATTUNE_UNIT "${ATTUNE_UNIT}")
+  file(WRITE ${PROJECT_BINARY_DIR}/systemd/${unit} "${ATTUNE_UNIT}")
+  install(FILES ${PROJECT_BINARY_DIR}/systemd/${unit} DESTINATION lib/systemd/user)
+endforeach()

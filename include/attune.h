@@ -84,6 +84,7 @@ typedef struct attune_home_options {
      * texts must bring, or a file with it, made (0600) when it is not there and remembered by the home. */
     const unsigned char *key;
     const char *key_file;
+    const char *device; /* "laptop", "phone" or "desktop": whose policy the settings begin with; NULL: detected */
 } attune_home_options;
 
 /* Make a home at `home` around the base model file `base` (GGUF; checked, hashed, referred to by
@@ -603,7 +604,7 @@ ATTUNE_API int attune_night_moments(const char *home, int64_t number, attune_mom
 typedef struct attune_adapter_info {
     size_t size;
     int number, parent, active; /* parent 0: the base */
-    char state[16];             /* "candidate", "active", "retired", "revoked", "rejected" */
+    char state[16];             /* "candidate", "active", "retired", "revoked", "rejected", "removed": the file is gone */
     char sha256[65], run[65];
     int64_t created_ms, bytes, examples;
     int rank;

@@ -126,27 +126,39 @@ static void sample(void *user, const struct snapshot *now, const struct decision
 
 /* ---- opening ---- */
 
+static int read_cost(attune_store *store, const struct settings *s, int threads, int kind, struct store_cost *out,
+                     attune_error *err) {
+    char key[sizeof out->key];
+    snprintf(key, sizeof key, "%s %d %s %.16s %s", kernels_get()->name, threads,
+             s->train.precision == PRECISION_F32 ? "f32" : "auto", s->base_sha256, kind_names[kind]);
+    int code = store_cost_get(store, key, out, err);
+    if (code != ATTUNE_OK) *out = (struct store_cost){0};
+    memcpy(out->key, key, sizeof key);
+    return code;
+}
+
 static void read_costs(struct governed *g) {
-    const struct settings *s = &g->job->settings;
-    for (int k = 0; k < KINDS; k++) {
-        struct store_cost *cost = &g->cost[k];
-        char key[sizeof cost->key];
-        snprintf(key, sizeof key, "%s %d %s %.16s %s", kernels_get()->name, pool_threads(g->job->pool),
-                 s->train.precision == PRECISION_F32 ? "f32" : "auto", s->base_sha256, kind_names[k]);
-        if (store_cost_get(g->job->store, key, cost, NULL) != ATTUNE_OK) *cost = (struct store_cost){0};
-        memcpy(cost->key, key, sizeof key);
-    }
+    for (int k = 0; k < KINDS; k++)
+        read_cost(g->job->store, &g->job->settings, pool_threads(g->job->pool), k, &g->cost[k], NULL);
+}
+
+int governed_cost(attune_store *store, const struct settings *settings, int threads, int training,
+                  struct store_cost *out, attune_error *err) {
+    int code = kernels_select(err);
+    if (!threads) threads = settings->policy.threads;
+    return code == ATTUNE_OK ? read_cost(store, settings, threads ? threads : pool_cpu_count(), training, out, err)
+                             : code;
 }
 
 static struct joules joules_of(const struct store_spent *spent) {
     return (struct joules){spent->joules_measured, spent->joules_battery, spent->joules_modelled};
 }
 
-static int read_spent(const struct governed *g, struct spent *out, attune_error *err) {
+int governed_spent(attune_store *store, const struct window *window, struct spent *out, attune_error *err) {
     struct store_spent night, week;
     int64_t now = home_now_ms();
-    int code = store_spent_since(g->job->store, window_night(&g->policy.window, now), &night, err);
-    if (code == ATTUNE_OK) code = store_spent_since(g->job->store, now - (int64_t)WEEK_MS, &week, err);
+    int code = store_spent_since(store, window_night(window, now), &night, err);
+    if (code == ATTUNE_OK) code = store_spent_since(store, now - (int64_t)WEEK_MS, &week, err);
     if (code != ATTUNE_OK) return code;
     *out = (struct spent){.seconds_night = night.seconds, .seconds_week = week.seconds, .night = joules_of(&night),
                           .week = joules_of(&week), .written_night = (uint64_t)night.written};
@@ -187,7 +199,7 @@ int governed_open(attune_job *job, attune_error *err) {
     options.user = g;
     pool_watch_gaps(job->pool, 1);
     if (o->background) pool_background(job->pool, 1);
-    int code = read_spent(g, &options.spent, err);
+    int code = governed_spent(job->store, &g->policy.window, &options.spent, err);
     if (code == ATTUNE_OK) code = governor_open(&options, &g->governor, err);
     if (code != ATTUNE_OK) {
         pthread_mutex_destroy(&g->lock);
@@ -206,12 +218,12 @@ void governed_adopt_night(attune_job *job, struct store_night *night) {
 }
 
 void governed_charge_killed(struct store_night *night, void *user) {
-    const attune_job *job = user;
+    const struct governed_killed *killed = user;
     struct ledger ledger;
     double gap = 1e-3 * (double)(home_now_ms() - night->started_ms) - night->seconds;
     gap = fmin(fmax(gap, 0), UPDATE_SECONDS);
-    ledger_begin(&ledger, job->settings.watts_per_cpu);
-    ledger_charge_gap(&ledger, gap * pool_threads(job->pool));
+    ledger_begin(&ledger, killed->watts_per_cpu);
+    ledger_charge_gap(&ledger, gap * killed->threads);
     night->seconds += gap;
     night->cpu_s += ledger.cpu_s;
     night->modelled_cpu_s += ledger.modelled_cpu_s;
@@ -307,15 +319,16 @@ static int update_night(struct governed *g, attune_error *err) {
 int governed_begin_night(attune_job *job, attune_error *err) {
     struct governed *g = job->governed;
     struct store_night *own = g->night ? g->night : &g->own;
+    struct governed_killed killed = {job->settings.watts_per_cpu, pool_threads(job->pool)};
     int64_t now = home_now_ms();
     if (own->number) return ATTUNE_OK;
-    if (own != &g->own) return store_night_begin(job->store, own, governed_charge_killed, job, err);
+    if (own != &g->own) return store_night_begin(job->store, own, governed_charge_killed, &killed, err);
     *own = (struct store_night){.started_ms = now, .night_ms = window_night(&g->policy.window, now),
                                 .loss_before = NAN, .loss_after = NAN, .celsius_max = NAN};
     snprintf(own->kind, sizeof own->kind, "train");
     snprintf(own->state, sizeof own->state, "running");
     own->started_ms -= (int64_t)(1e3 * (job_now() - job->opened)); /* loading counts */
-    int code = store_night_begin(job->store, own, governed_charge_killed, job, err);
+    int code = store_night_begin(job->store, own, governed_charge_killed, &killed, err);
     if (code != ATTUNE_OK) return code;
     g->before = *own;
     g->night = own;
@@ -472,6 +485,10 @@ int governed_may_write(const attune_job *job, int checkpoints) {
 }
 
 /* ---- may it go on ---- */
+
+void governed_decision(const attune_job *job, struct decision *out) {
+    governor_decision(job->governed->governor, out);
+}
 
 const char *governed_reason(attune_job *job) {
     struct governed *g = job->governed;

@@ -18,8 +18,12 @@ void governed_close(attune_job *job);
  * the first step), and leaves kind, state, reason, started and ended as they are. Before the first step; borrowed until
  * the job is closed. */
 void governed_adopt_night(attune_job *job, struct store_night *night);
-/* What killed rows are charged: a store_night_callback, user the job. */
-void governed_charge_killed(struct store_night *night, void *job);
+/* What killed rows are charged: a store_night_callback. */
+struct governed_killed {
+    double watts_per_cpu;
+    int threads;
+};
+void governed_charge_killed(struct store_night *night, void *killed);
 /* Begins the row, once, if there is none: there is something to do. */
 int governed_begin_night(attune_job *job, attune_error *err);
 
@@ -27,6 +31,8 @@ int governed_begin_night(attune_job *job, attune_error *err);
 
 /* Why nothing may run now; NULL: it may. Cheap; lives until the next call. */
 const char *governed_reason(attune_job *job);
+/* The last decision, for whoever has to know whether it is worth waiting. */
+void governed_decision(const attune_job *job, struct decision *out);
 /* Somebody, or the governor, wants the work to stop. Any thread. */
 int governed_stopped(const attune_job *job);
 /* Why what was under way was cancelled. */
@@ -65,6 +71,12 @@ void governed_look(attune_job *job);
 double governed_pace(const attune_job *job, int training);
 /* So well that a plan needs no measurement. */
 int governed_pace_trusted(const attune_job *job);
+
+/* Of a job that would be opened with so many threads (0: as the settings say). ATTUNE_ERROR_NOT_FOUND: not known. */
+int governed_cost(attune_store *store, const struct settings *settings, int threads, int training,
+                  struct store_cost *out, attune_error *err);
+/* What the night that now belongs to, and the last seven days, have spent as their rows say. */
+int governed_spent(attune_store *store, const struct window *window, struct spent *out, attune_error *err);
 
 void governed_report(const attune_job *job, attune_job_report *report);
 

@@ -426,8 +426,10 @@ int attune_home_init(const char *home, const char *base, const attune_home_optio
     size_t n = attune_home_path(home, path, sizeof path - 64);
     if (n == 0 || n >= sizeof path - 64)
         return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "no home: give --home, or set ATTUNE_HOME or HOME");
-    settings_default(&settings);
-    code = read_base(base, &settings, err);
+    enum device_kind device = device_detect("/sys");
+    if (o.device) code = settings_device_parse(o.device, &device, err);
+    settings_default_of(device, &settings);
+    if (code == ATTUNE_OK) code = read_base(base, &settings, err);
     if (code == ATTUNE_OK) code = home_make_folders(path, err);
     if (code == ATTUNE_OK) code = home_lock(path, &fd, err);
     if (code == ATTUNE_OK) code = home_file(path, "attune.conf", file, err);

@@ -41,7 +41,9 @@ struct settings {
 int settings_read(const char *home, struct settings *out, attune_error *err);
 /* A fresh attune.conf with every key explained. */
 int settings_write(const char *home, const struct settings *settings, attune_error *err);
-void settings_default(struct settings *settings);
+void settings_default_of(enum device_kind device, struct settings *settings);
+void settings_default(struct settings *settings); /* of a laptop: what an attune.conf that names no device means */
+int settings_device_parse(const char *text, enum device_kind *out, attune_error *err);
 /* Another path of the base; everything else in attune.conf stays as people wrote it. */
 int settings_base_change(const char *home, const char *base, attune_error *err);
 /* The mode that the gate judges in: the one that will be served. What auto chooses, and what is calibrated, is known

@@ -12,7 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-void settings_default(struct settings *s) {
+/* Of one busy CPU, in watts: what a core of such a device takes at full load, rounded up. */
+static double watts_of(enum device_kind device) {
+    return device == DEVICE_PHONE ? 2 : device == DEVICE_DESKTOP ? 12 : 8;
+}
+
+void settings_default_of(enum device_kind device, struct settings *s) {
     *s = (struct settings){.merge = MERGE_AUTO,
                            .drift_limit = 0.02,
                            .shuffle = 1,
@@ -21,16 +26,19 @@ void settings_default(struct settings *s) {
                            .group_cap = 8,
                            .memory = 600u << 20,
                            .checkpoint_seconds = 60,
-                           .watts_per_cpu = 8,
+                           .device = device,
+                           .watts_per_cpu = watts_of(device),
                            .rows_new_min = 1,
                            .keep_adapters = 16,
                            .keep_nights_days = 400};
-    s->policy.charger_required = 1;
-    s->policy.battery_min = 30;
+    policy_default(device, &s->policy);
     train_config_default(&s->train);
 }
 
-enum kind { TEXT, REAL, COUNT, SEED, BYTES, CHOICE, TARGETS, MERGE };
+void settings_default(struct settings *s) { settings_default_of(DEVICE_LAPTOP, s); }
+
+/* MINUTES: seconds in memory. DURATION, ENERGY, SIZE: 0 is written "none". */
+enum kind { TEXT, REAL, COUNT, SEED, BYTES, SIZE, DURATION, ENERGY, MINUTES, WINDOW, CHOICE, TARGETS, MERGE };
 /* Whether a key is part of a run's configuration. Those that came later may be missing in a stored one. */
 enum recipe { NO_RECIPE, RECIPE, RECIPE_LATER };
 struct key {
@@ -42,6 +50,7 @@ struct key {
     enum recipe recipe;
     const char *comment;
 };
+#define DEVICES "laptop|phone|desktop" /* enum device_kind */
 #define AT(field) offsetof(struct settings, field), sizeof(((struct settings *)0)->field)
 static const struct key keys[] = {
     {"base", TEXT, AT(base), 0, 0, NULL, NO_RECIPE, "the base model, a GGUF file, and its sha256"},
@@ -78,12 +87,66 @@ static const struct key keys[] = {
     {"seed", SEED, AT(train.seed), 0, 0, NULL, RECIPE, NULL},
     {"checkpoint_seconds", REAL, AT(checkpoint_seconds), 0, 86400, NULL, NO_RECIPE,
      "progress is written no more often than this"},
-    {"memory", BYTES, AT(memory), 0, 0, NULL, NO_RECIPE, "ceiling of resident memory while training"},
+    {"memory", BYTES, AT(memory), 1e6, 1e15, NULL, NO_RECIPE, "ceiling of resident memory while training"},
+    {"device", CHOICE, AT(device), 0, 0, DEVICES, NO_RECIPE,
+     "laptop, phone or desktop: keys below that are taken out have its defaults"},
+    {"window", WINDOW, AT(policy.window), 0, 0, NULL, NO_RECIPE,
+     "the night, in local time, such as 22:00-07:00; or always"},
     {"charger", CHOICE, AT(policy.charger_required), 0, 0, "ignored|required", NO_RECIPE,
-     "when a run may start (train --now skips both)"},
-    {"battery_min", COUNT, AT(policy.battery_min), 0, 100, NULL, NO_RECIPE, NULL},
+     "whether the device must be on a charger"},
+    {"charger_stable", DURATION, AT(policy.charger_stable_s), 0, 86400, NULL, NO_RECIPE,
+     "once it was off the charger: for how long it must be on it again"},
+    {"battery_min", COUNT, AT(policy.battery_min), 0, 100, NULL, NO_RECIPE,
+     "least charge of the battery in per cent, where there is one"},
+    {"idle", CHOICE, AT(policy.idle_required), 0, 0, "ignored|required", NO_RECIPE,
+     "whether nobody may be at the device, and for how long before"},
+    {"idle_minutes", MINUTES, AT(policy.idle_s), 0, 1440, NULL, NO_RECIPE, NULL},
+    {"temperature_max", REAL, AT(policy.celsius_max), 0, 150, NULL, NO_RECIPE,
+     "in degrees Celsius: at which it pauses, and by how much cooler it goes on; 0: not looked at"},
+    {"temperature_back", REAL, AT(policy.celsius_back), 0, 100, NULL, NO_RECIPE, NULL},
+    {"pressure_cpu", REAL, AT(policy.pressure_cpu), 0, 1, NULL, NO_RECIPE,
+     "share of the time in which other programs wait for a CPU, above which it slows down; 0: not looked at"},
+    {"pressure_memory", REAL, AT(policy.pressure_memory), 0, 1, NULL, NO_RECIPE,
+     "the same for memory, above which it pauses"},
+    {"memory_free", SIZE, AT(policy.memory_free), 0, 1e15, NULL, NO_RECIPE,
+     "memory that is left to other programs, such as 500M; none: not looked at"},
+    {"without_sensors", CHOICE, AT(policy.without_sensors), 0, 0, "stop|run", NO_RECIPE,
+     "where the device cannot tell one of these; a charger that is required is never done without"},
+    {"duty", REAL, AT(policy.duty), 0.05, 1, NULL, NO_RECIPE, "share of the time that is used"},
+    {"threads", COUNT, AT(policy.threads), 0, 1024, NULL, NO_RECIPE, "threads at most; 0: one for each CPU"},
+    {"time_run", DURATION, AT(policy.seconds_run), 0, 1e9, NULL, NO_RECIPE,
+     "time for one call, for a night, for seven days: 90s, 20m, 1.5h, or none"},
+    {"time_night", DURATION, AT(policy.seconds_night), 0, 1e9, NULL, NO_RECIPE, NULL},
+    {"time_week", DURATION, AT(policy.seconds_week), 0, 1e9, NULL, NO_RECIPE, NULL},
+    {"energy_run", ENERGY, AT(policy.joules_run), 0, 1e12, NULL, NO_RECIPE,
+     "energy for the same: 500J, 5kJ, 10Wh, or none"},
+    {"energy_night", ENERGY, AT(policy.joules_night), 0, 1e12, NULL, NO_RECIPE, NULL},
+    {"energy_week", ENERGY, AT(policy.joules_week), 0, 1e12, NULL, NO_RECIPE, NULL},
+    {"watts_per_cpu", REAL, AT(watts_per_cpu), 0.01, 1000, NULL, NO_RECIPE,
+     "watts of one busy CPU: for energy that cannot be measured"},
+    {"written_night", SIZE, AT(policy.written_night), 0, 1e15, NULL, NO_RECIPE,
+     "bytes that a night may write, for flash wears: 500M, 2G, or none"},
+    {"wait", CHOICE, AT(wait), 0, 0, "no|yes", NO_RECIPE,
+     "whether it waits for its conditions until the window closes, or ends at once and is called again"},
+    {"rows_new_min", COUNT, AT(rows_new_min), 1, 1 << 20, NULL, NO_RECIPE, "no run begins for fewer new rows"},
+    {"keep_adapters", COUNT, AT(keep_adapters), 0, 1 << 20, NULL, NO_RECIPE,
+     "how many adapters that are not active any more keep their file, the newest; 0: all"},
+    {"keep_nights_days", REAL, AT(keep_nights_days), 0, 1e5, NULL, NO_RECIPE,
+     "for how many days records of nights are kept; 0: for ever"},
 };
 enum { N_KEYS = sizeof keys / sizeof *keys };
+
+/* Groups, by the key that each begins with. */
+static const struct heading {
+    const char *key, *text;
+} headings[] = {
+    {"base", "The model"},
+    {"rank", "What is learned, and how: counts from the next run that is planned on"},
+    {"checkpoint_seconds", "While a run is under way"},
+    {"device", "When a run may begin and go on. What holds now: attune nightly --explain"},
+    {"duty", "How much of the device a run may take"},
+    {"wait", "attune nightly"},
+};
 
 static void *at(const struct key *key, struct settings *s) { return (char *)s + key->offset; }
 
@@ -104,6 +167,18 @@ static double parse_real(const char *value, char **end) {
 static void real_text(double value, int digits, char *out, size_t size) {
     locale_t before = numerals_enter();
     snprintf(out, size, "%.*g", digits, value);
+    numerals_leave(before);
+}
+
+/* As few digits as bring the same double back. What is part of a run's identity keeps its 17. */
+static void short_text(double value, char *out, size_t size) {
+    locale_t before = numerals_enter();
+    int whole = fmod(value, 1) == 0 && fabs(value) < 1e15;
+    if (whole) snprintf(out, size, "%.0f", value);
+    for (int digits = 1; digits <= 17 && !whole; digits++) {
+        snprintf(out, size, "%.*g", digits, value);
+        if (strtod(out, NULL) == value) break;
+    }
     numerals_leave(before);
 }
 
@@ -150,13 +225,46 @@ static int parse_choice(const struct key *key, const char *value, size_t *out) {
     return 0;
 }
 
-static int parse_bytes(const char *value, uint64_t *out) {
+/* The largest first: what a value is written in. */
+struct unit {
+    const char *name;
+    double factor;
+};
+static const struct unit byte_units[] = {{"G", 1073741824.0}, {"M", 1048576.0}, {"K", 1024.0}, {"", 1}, {NULL, 0}};
+static const struct unit time_units[] = {{"h", 3600}, {"m", 60}, {"s", 1}, {"", 1}, {NULL, 0}};
+static const struct unit energy_units[] = {{"kWh", 3.6e6}, {"Wh", 3600}, {"kJ", 1000}, {"J", 1}, {"", 1}, {NULL, 0}};
+
+/* A number and one of the units; "none" is 0. */
+static int parse_scaled(const struct key *key, const char *value, const struct unit *units, double *out) {
     char *end;
-    double number = parse_real(value, &end);
-    double unit = *end == 'K' ? 1024.0 : *end == 'M' ? 1048576.0 : *end == 'G' ? 1073741824.0 : 1.0;
-    if (end == value || errno || (*end && (unit == 1.0 || end[1])) || !(number * unit >= 1e6) || number * unit > 1e15)
-        return 0;
-    *out = (uint64_t)(number * unit);
+    double number = strcmp(value, "none") == 0 ? 0 : parse_real(value, &end);
+    if (strcmp(value, "none") != 0) {
+        if (end == value || errno) return 0;
+        while (units->name && strcmp(units->name, end) != 0) units++;
+        if (!units->name) return 0;
+        number *= units->factor;
+    }
+    if (!(number >= key->low && number <= key->high)) return 0;
+    *out = number;
+    return 1;
+}
+
+/* In the largest unit that leaves a whole number. */
+static void scaled_text(double value, const struct unit *units, char *out, size_t size) {
+    char digits[40];
+    if (value == 0) {
+        snprintf(out, size, "none");
+        return;
+    }
+    while (units->factor != 1 && fmod(value, units->factor) != 0) units++;
+    short_text(value / units->factor, digits, sizeof digits);
+    snprintf(out, size, "%s%s", digits, units->name);
+}
+
+static int parse_bytes(const struct key *key, const char *value, uint64_t *out) {
+    double number;
+    if (!parse_scaled(key, value, byte_units, &number)) return 0;
+    *out = (uint64_t)number;
     return 1;
 }
 
@@ -188,7 +296,26 @@ static int set_value(const struct key *key, const char *value, struct settings *
         if (!isdigit((unsigned char)*value) || *end || errno) return bad(err, where, key, value, "a whole number");
         return ATTUNE_OK;
     case BYTES:
-        if (!parse_bytes(value, at(key, s))) return bad(err, where, key, value, "a size such as 600M");
+        if (!parse_bytes(key, value, at(key, s))) return bad(err, where, key, value, "a size such as 600M");
+        return ATTUNE_OK;
+    case SIZE:
+        if (!parse_bytes(key, value, at(key, s))) return bad(err, where, key, value, "a size such as 600M, or none");
+        return ATTUNE_OK;
+    case DURATION:
+        if (!parse_scaled(key, value, time_units, at(key, s)))
+            return bad(err, where, key, value, "a time such as 90s, 20m or 1.5h, or none");
+        return ATTUNE_OK;
+    case ENERGY:
+        if (!parse_scaled(key, value, energy_units, at(key, s)))
+            return bad(err, where, key, value, "an energy such as 500J, 5kJ or 10Wh, or none");
+        return ATTUNE_OK;
+    case MINUTES:
+        if (!parse_number(key, value, &number)) return bad(err, where, key, value, "minutes, from 0 to 1440");
+        *(double *)at(key, s) = number * 60;
+        return ATTUNE_OK;
+    case WINDOW:
+        if (!window_parse(value, at(key, s)))
+            return bad(err, where, key, value, "a span of the day such as 22:00-07:00, or always");
         return ATTUNE_OK;
     case CHOICE:
         if (!parse_choice(key, value, &choice)) return bad(err, where, key, value, key->choices);
@@ -209,14 +336,20 @@ static void value_text(const struct key *key, const struct settings *s, char *ou
     switch (key->kind) {
     case TEXT: snprintf(out, size, "%s", (const char *)field); break;
     case REAL: /* nine digits bring every float back */
-        real_text(get_real(field, key->size), key->size == sizeof(float) ? 9 : 17, out, size);
+        if (key->recipe == NO_RECIPE) short_text(get_real(field, key->size), out, size);
+        else real_text(get_real(field, key->size), key->size == sizeof(float) ? 9 : 17, out, size);
         break;
     case COUNT: snprintf(out, size, "%zu", get_count(field, key->size)); break;
     case SEED: snprintf(out, size, "%llu", (unsigned long long)s->train.seed); break;
-    case BYTES: {
-        uint64_t bytes = *(const uint64_t *)field;
-        snprintf(out, size, bytes % 1048576 ? "%llu" : "%lluM",
-                 (unsigned long long)(bytes % 1048576 ? bytes : bytes / 1048576));
+    case BYTES:
+    case SIZE: scaled_text((double)*(const uint64_t *)field, byte_units, out, size); break;
+    case DURATION: scaled_text(*(const double *)field, time_units, out, size); break;
+    case ENERGY: scaled_text(*(const double *)field, energy_units, out, size); break;
+    case MINUTES: short_text(*(const double *)field / 60, out, size); break;
+    case WINDOW: {
+        char window[16];
+        window_text(field, window);
+        snprintf(out, size, "%s", window);
         break;
     }
     case CHOICE: {
@@ -260,6 +393,15 @@ static int parse_line(char *line, const char *where, struct settings *s, unsigne
     return error_set(err, ATTUNE_ERROR_FORMAT, where, "unknown setting \"%.60s\"; docs/formats.md lists them", name);
 }
 
+/* What the file says goes over the defaults of the device that it names, wherever it names it. */
+static void fill_missing(struct settings *s, const unsigned char seen[N_KEYS]) {
+    struct settings whole;
+    settings_default_of(s->device, &whole);
+    for (size_t k = 0; k < N_KEYS; k++)
+        if (seen[k]) memcpy(at(&keys[k], &whole), at(&keys[k], s), keys[k].size);
+    *s = whole;
+}
+
 int settings_read(const char *home, struct settings *out, attune_error *err) {
     char path[HOME_PATH_MAX], where[HOME_PATH_MAX + 32];
     struct file_bytes file;
@@ -269,7 +411,7 @@ int settings_read(const char *home, struct settings *out, attune_error *err) {
     if (code != ATTUNE_OK) return code;
     code = file_bytes_open(path, FILE_READ, 1 << 20, &file, err);
     if (code != ATTUNE_OK) return code;
-    settings_default(&s);
+    s = (struct settings){.device = DEVICE_LAPTOP};
     size_t number = 1;
     for (size_t from = 0; from < file.size && code == ATTUNE_OK; number++) {
         char line[2048];
@@ -287,6 +429,7 @@ int settings_read(const char *home, struct settings *out, attune_error *err) {
     }
     file_bytes_close(&file);
     if (code != ATTUNE_OK) return code;
+    fill_missing(&s, seen);
     if (!*s.base || strlen(s.base_sha256) != 64)
         return error_set(err, ATTUNE_ERROR_FORMAT, path, "base and base_sha256 must be set; attune init writes them");
     if (s.train.micro_tokens < s.train.max_tokens) s.train.micro_tokens = s.train.max_tokens;
@@ -294,17 +437,35 @@ int settings_read(const char *home, struct settings *out, attune_error *err) {
     return ATTUNE_OK;
 }
 
+static const char *heading_of(const char *key) {
+    for (size_t h = 0; h < sizeof headings / sizeof *headings; h++)
+        if (strcmp(headings[h].key, key) == 0) return headings[h].text;
+    return NULL;
+}
+
 int settings_write(const char *home, const struct settings *s, attune_error *err) {
-    char path[HOME_PATH_MAX], text[8192], value[HOME_PATH_MAX];
+    char path[HOME_PATH_MAX], text[16384], value[HOME_PATH_MAX];
     size_t n = (size_t)snprintf(text, sizeof text, "# attune's settings. Lines are `key = value`.\n");
-    for (size_t k = 0; k < N_KEYS; k++) {
+    for (size_t k = 0; k < N_KEYS && n < sizeof text; k++) {
+        const char *heading = heading_of(keys[k].name), *comment = keys[k].comment;
         value_text(&keys[k], s, value, sizeof value);
-        if (keys[k].comment) n += (size_t)snprintf(text + n, sizeof text - n, "\n# %s\n", keys[k].comment);
-        n += (size_t)snprintf(text + n, sizeof text - n, "%s = %s\n", keys[k].name, value);
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s%s%s%s%s%s%s = %s\n", heading ? "\n\n# ---- " : "",
+                              heading ? heading : "", heading ? " ----\n" : "", comment ? "\n# " : "",
+                              comment ? comment : "", comment ? "\n" : "", keys[k].name, value);
     }
+    if (n >= sizeof text) return error_set(err, ATTUNE_ERROR_INTERNAL, "attune.conf", "there is no room for its text");
     int code = home_file(home, "attune.conf", path, err);
     if (code != ATTUNE_OK) return code;
     return file_write_atomic(path, "settings", text, n, err);
+}
+
+int settings_device_parse(const char *text, enum device_kind *out, attune_error *err) {
+    static const struct key key = {.name = "device", .choices = DEVICES};
+    size_t choice;
+    if (!parse_choice(&key, text, &choice))
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "there is no device \"%.40s\": laptop, phone or desktop", text);
+    *out = (enum device_kind)choice;
+    return ATTUNE_OK;
 }
 
 /* Where the line of the key `base` begins, and its length; 0: there is none. */

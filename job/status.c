@@ -2,15 +2,21 @@
 #include "core/base/options.h"
 #include "datastore/store.h"
 #include "energy/policy.h"
-#include "job/home.h"
+#include "job/nightly.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
+struct count {
+    const char *home;
+    int n;
+};
+
 static int count_adapter(const attune_adapter_info *info, void *user) {
-    *(int *)user += strcmp(info->state, "revoked") != 0; /* their files are gone */
+    struct count *count = user;
+    count->n += strcmp(info->state, "revoked") != 0 && !retention_removed(count->home, info);
     return 0;
 }
 
@@ -26,11 +32,13 @@ static void describe_base(const char *home, attune_status *s) {
 
 static int describe_store(attune_store *store, attune_status *s, attune_error *err) {
     struct store_run run;
+    struct count adapters = {.home = s->home};
     int code = store_consent_get(store, &s->consent, err);
     if (code == ATTUNE_OK)
         code = store_counts(store, &s->interactions, &s->consented, &s->feedback, &s->examples_new, err);
-    if (code == ATTUNE_OK) code = store_adapters(store, count_adapter, &s->n_adapters, err);
+    if (code == ATTUNE_OK) code = store_adapters(store, count_adapter, &adapters, err);
     if (code != ATTUNE_OK) return code;
+    s->n_adapters = adapters.n;
     s->run_loss_before = s->run_loss_after = NAN;
     code = store_run_last(store, NULL, &run, err);
     if (code == ATTUNE_ERROR_NOT_FOUND) return ATTUNE_OK;
@@ -127,6 +135,10 @@ static int check_adapter(const attune_adapter_info *info, void *user) {
     }
     if (revoked) return 0;
     snprintf(subject, sizeof subject, "adapter %d", info->number);
+    if (!current && retention_removed(c->home, info)) {
+        report(c->check, 0, subject, "its file was removed: it is older than those that are kept");
+        return 0;
+    }
     if (home_adapter_read(c->home, c->model, info->number, info->sha256, &lora, &e) != ATTUNE_OK)
         report_error(c->check, subject, &e);
     else

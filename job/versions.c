@@ -3,7 +3,7 @@
 #include "adapters/peft.h"
 #include "core/base/options.h"
 #include "datastore/store.h"
-#include "job/home.h"
+#include "job/nightly.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -35,14 +35,19 @@ static int open_home(const char *home, int change, struct opened *o, attune_erro
 /* ---- looking ---- */
 
 struct listing {
+    const char *home;
     int current; /* CURRENT rules, also over a store that has not been reconciled yet */
     attune_adapter_callback callback;
     void *user;
 };
 
-static void as_current_says(attune_adapter_info *info, int current) {
+static void as_files_say(const char *home, attune_adapter_info *info, int current) {
     info->active = info->number == current;
     if (strcmp(info->state, "revoked") == 0) return;
+    if (!info->active && retention_removed(home, info)) {
+        snprintf(info->state, sizeof info->state, "removed");
+        return;
+    }
     if (info->active)
         snprintf(info->state, sizeof info->state, "active");
     else if (strcmp(info->state, "active") == 0)
@@ -52,7 +57,7 @@ static void as_current_says(attune_adapter_info *info, int current) {
 static int list_one(const attune_adapter_info *info, void *user) {
     struct listing *listing = user;
     attune_adapter_info copy = *info;
-    as_current_says(&copy, listing->current);
+    as_files_say(listing->home, &copy, listing->current);
     return listing->callback(&copy, listing->user);
 }
 
@@ -61,6 +66,7 @@ int attune_adapter_list(const char *home, attune_adapter_callback callback, void
     struct listing listing = {.callback = callback, .user = user};
     int code = open_home(home, 0, &o, err);
     if (code != ATTUNE_OK) return code;
+    listing.home = o.home;
     code = store_current_read(o.home, &listing.current, NULL, NULL, err);
     if (code == ATTUNE_OK) code = store_adapters(o.store, list_one, &listing, err);
     close_home(&o);
@@ -118,7 +124,7 @@ int attune_adapter_get(const char *home, int number, attune_adapter_info *out, a
     if (code != ATTUNE_OK) return code;
     code = find(&o, number, &info, err);
     if (code == ATTUNE_OK) code = store_current_read(o.home, &current, NULL, NULL, err);
-    if (code == ATTUNE_OK) as_current_says(&info, current);
+    if (code == ATTUNE_OK) as_files_say(o.home, &info, current);
     if (code == ATTUNE_OK) code = options_write(out, &info, sizeof info, "attune_adapter_info", err);
     close_home(&o);
     return code;
@@ -138,6 +144,11 @@ static int read_version(const struct opened *o, int number, struct model **model
     if (code != ATTUNE_OK) return code;
     if (strcmp(info->state, "revoked") == 0)
         return error_set(err, ATTUNE_ERROR_STATE, NULL, "adapter %d is revoked: it learned from what was forgotten",
+                         number);
+    if (retention_removed(o->home, info))
+        return error_set(err, ATTUNE_ERROR_NOT_FOUND, NULL,
+                         "the file of adapter %d was removed (attune.conf: keep_adapters); `attune adapters list` shows "
+                         "those that are kept",
                          number);
     code = open_model(o->home, model, err);
     return code == ATTUNE_OK ? home_adapter_read(o->home, *model, number, info->sha256, lora, err) : code;

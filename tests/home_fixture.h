@@ -175,6 +175,15 @@ static inline void quick_settings(const struct homes *f) {
                                               {"max_tokens", "160"},
                                               {"micro_tokens", "160"},
                                               {"merge", "none"},
+                                              /* whatever machine this is, and whoever works at it */
+                                              {"window", "always"},
+                                              {"charger_stable", "none"},
+                                              {"battery_min", "30"},
+                                              {"idle", "ignored"},
+                                              {"without_sensors", "run"},
+                                              {"pressure_cpu", "0"},
+                                              {"pressure_memory", "0"},
+                                              {"memory_free", "none"},
                                               {"checkpoint_seconds", "3600"}}; /* pauses write theirs all the same */
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) set_key(f, settings[i][0], settings[i][1]);
 }

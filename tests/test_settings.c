@@ -45,6 +45,30 @@ static int read_text(const char *text, struct settings *out, attune_error *err) 
     return settings_read(home, out, err);
 }
 
+/* When a run may begin and for how much. */
+static void assert_same_night(const struct settings *a, const struct settings *b) {
+    const struct policy *p = &a->policy, *q = &b->policy;
+    assert_int_equal(a->device, b->device);
+    assert_true(p->window.from == q->window.from && p->window.until == q->window.until);
+    assert_true(p->charger_required == q->charger_required && p->battery_min == q->battery_min);
+    assert_true(p->idle_required == q->idle_required && p->without_sensors == q->without_sensors);
+    assert_true(p->threads == q->threads && p->memory_free == q->memory_free && p->written_night == q->written_night);
+    const double *reals[][2] = {{&p->charger_stable_s, &q->charger_stable_s}, {&p->idle_s, &q->idle_s},
+                                {&p->celsius_max, &q->celsius_max}, {&p->celsius_back, &q->celsius_back},
+                                {&p->pressure_cpu, &q->pressure_cpu}, {&p->pressure_memory, &q->pressure_memory},
+                                {&p->duty, &q->duty}, {&p->seconds_run, &q->seconds_run},
+                                {&p->seconds_night, &q->seconds_night}, {&p->seconds_week, &q->seconds_week},
+                                {&p->joules_run, &q->joules_run}, {&p->joules_night, &q->joules_night},
+                                {&p->joules_week, &q->joules_week}, {&p->modelled_guard, &q->modelled_guard},
+                                {&a->watts_per_cpu, &b->watts_per_cpu}, {&a->keep_nights_days, &b->keep_nights_days}};
+    for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
+        if (memcmp(reals[i][0], reals[i][1], sizeof(double)) != 0)
+            fail_msg("figure %zu: %.17g, then %.17g", i, *reals[i][0], *reals[i][1]);
+    assert_int_equal(a->wait, b->wait);
+    assert_true(a->rows_new_min == b->rows_new_min && a->keep_adapters == b->keep_adapters);
+    assert_int_equal(q->now, 0); /* a call's, never the file's */
+}
+
 static void assert_same(const struct settings *a, const struct settings *b, int recipe_only) {
     const struct train_config *x = &a->train, *y = &b->train;
     assert_int_equal(a->merge, b->merge);
@@ -67,9 +91,8 @@ static void assert_same(const struct settings *a, const struct settings *b, int 
     assert_string_equal(a->base_sha256, b->base_sha256);
     assert_true(a->memory == b->memory);
     assert_memory_equal(&a->checkpoint_seconds, &b->checkpoint_seconds, sizeof a->checkpoint_seconds);
-    assert_int_equal(a->policy.charger_required, b->policy.charger_required);
-    assert_int_equal(a->policy.battery_min, b->policy.battery_min);
     assert_memory_equal(&a->drift_limit, &b->drift_limit, sizeof a->drift_limit);
+    assert_same_night(a, b);
 }
 
 /* Out to the file and back, out to a run's configuration and back. */
@@ -118,6 +141,39 @@ static void test_round_trip(void **state) {
     s.policy.battery_min = 55;
     s.drift_limit = 0.0123456789012345;
     check_round_trip(&s);
+    s.device = DEVICE_PHONE; /* what differs from its defaults is in the file too */
+    s.policy.window = (struct window){23 * 60 + 59, 1};
+    s.policy.charger_stable_s = 90.5;
+    s.policy.idle_required = 0;
+    s.policy.idle_s = 450;
+    s.policy.celsius_max = 66.6;
+    s.policy.celsius_back = 3.3;
+    s.policy.pressure_cpu = 1.0 / 3;
+    s.policy.pressure_memory = 0.07;
+    s.policy.memory_free = 123456789;
+    s.policy.without_sensors = 1;
+    s.policy.duty = 0.123456789012345;
+    s.policy.threads = 3;
+    s.policy.seconds_run = 5401;
+    s.policy.seconds_night = 7200.25;
+    s.policy.seconds_week = 0;
+    s.policy.joules_run = 1234.5678;
+    s.policy.joules_night = 7.2e6;
+    s.policy.joules_week = 36000;
+    s.policy.written_night = 3u << 30;
+    s.wait = 1;
+    s.watts_per_cpu = 3.14159;
+    s.rows_new_min = 7;
+    s.keep_adapters = 0;
+    s.keep_nights_days = 30.5;
+    check_round_trip(&s);
+    for (int device = DEVICE_LAPTOP; device <= DEVICE_DESKTOP; device++) {
+        settings_default_of((enum device_kind)device, &s);
+        strcpy(s.base, "/b");
+        strcpy(s.base_sha256, SHA);
+        check_round_trip(&s);
+    }
+    s = complete();
     for (int merge = MERGE_NONE; merge < MERGE_MODES; merge++) {
         s.merge = (enum merge_mode)merge;
         check_round_trip(&s);
@@ -202,6 +258,31 @@ static const struct {
      {"0", "999999", "1", "600T", "600MB", "M", "-600M", "1e16", "inf"}},
     {"charger", {"ignored", "required"}, {"yes", ""}},
     {"battery_min", {"0", "100"}, {"-1", "101", "30.5"}},
+    {"device", {"laptop", "phone", "desktop"}, {"server", "", "0", "laptop|phone"}},
+    {"window", {"22:00-07:00", "always", "00:00-23:59", "09:30-10:00"}, {"", "never", "22-7", "24:00-07:00", "22:00"}},
+    {"charger_stable", {"none", "0", "90s", "1.5m", "24h"}, {"-1", "25h", "s", "1 s", "1d", "nan", "inf", "", "90ss"}},
+    {"idle", {"ignored", "required"}, {"no", ""}},
+    {"idle_minutes", {"0", "1440", "7.5"}, {"-1", "1441", "10m", "nan", ""}},
+    {"temperature_max", {"0", "150", "82.5"}, {"-1", "151", "85C", "nan"}},
+    {"temperature_back", {"0", "100"}, {"-0.1", "101"}},
+    {"pressure_cpu", {"0", "1", "0.4"}, {"-0.1", "1.1", "40%"}},
+    {"pressure_memory", {"0", "1"}, {"-0.1", "1.1"}},
+    {"memory_free", {"none", "0", "1", "500M", "1.5G", "1000000000000000"}, {"-1", "500MB", "", "1e16", "nan", "all"}},
+    {"without_sensors", {"stop", "run"}, {"go", ""}},
+    {"duty", {"0.05", "1", "0.5"}, {"0", "0.049", "1.01", "nan"}},
+    {"threads", {"0", "1024"}, {"-1", "1025", "1.5", "all"}},
+    {"time_run", {"none", "0", "90", "90s", "20m", "1.5h"}, {"-1s", "1d", "h", "1h30m", "1e10", "inf", "nan", "No"}},
+    {"time_night", {"none", "4h"}, {"-1", "4 h"}},
+    {"time_week", {"none", "168h"}, {"-1", "week"}},
+    {"energy_run", {"none", "0", "500", "500J", "5kJ", "0.5kWh"}, {"-1J", "5KJ", "5W", "kJ", "1e13", "nan", "5 kJ", ""}},
+    {"energy_night", {"none", "10Wh"}, {"-1", "10wh"}},
+    {"energy_week", {"none", "1000kJ"}, {"-1", "x"}},
+    {"watts_per_cpu", {"0.01", "1000", "7.5"}, {"0", "1001", "8W", "nan"}},
+    {"written_night", {"none", "0", "2G", "512M"}, {"-1", "2T", ""}},
+    {"wait", {"no", "yes"}, {"1", "maybe", ""}},
+    {"rows_new_min", {"1", "1048576"}, {"0", "1048577", "1.5"}},
+    {"keep_adapters", {"0", "1048576"}, {"-1", "1048577"}},
+    {"keep_nights_days", {"0", "100000", "0.5"}, {"-1", "100001", "nan"}},
 };
 
 static void test_limits(void **state) {
@@ -292,6 +373,75 @@ static void test_bytes_that_are_no_text(void **state) {
     unlink(path);
 }
 
+/* ---- the defaults of a device ---- */
+
+static void check_device(const char *text, enum device_kind device, int battery_min) {
+    struct settings s, wanted;
+    attune_error err;
+    if (read_text(text, &s, &err) != ATTUNE_OK) fail_msg("%s: %s", text, err.message);
+    settings_default_of(device, &wanted);
+    strcpy(wanted.base, s.base);
+    strcpy(wanted.base_sha256, s.base_sha256);
+    if (battery_min >= 0) wanted.policy.battery_min = battery_min;
+    assert_same(&s, &wanted, 0);
+}
+
+/* A file from before there were devices is a laptop's; what it says itself counts. Wherever the device stands, what it
+ * brings never goes over what is said. */
+static void test_device(void **state) {
+    (void)state;
+    struct settings laptop, phone, desktop;
+    settings_default_of(DEVICE_LAPTOP, &laptop);
+    settings_default_of(DEVICE_PHONE, &phone);
+    settings_default_of(DEVICE_DESKTOP, &desktop);
+    assert_true(laptop.policy.celsius_max != phone.policy.celsius_max);
+    assert_true(laptop.policy.seconds_night != desktop.policy.seconds_night);
+    check_device(HEAD, DEVICE_LAPTOP, -1);
+    check_device(HEAD "battery_min = 77\n", DEVICE_LAPTOP, 77);
+    check_device(HEAD "device = phone\n", DEVICE_PHONE, -1);
+    check_device("device = desktop\n" HEAD "battery_min = 77\n", DEVICE_DESKTOP, 77);
+    check_device(HEAD "battery_min = 77\ndevice = desktop\n", DEVICE_DESKTOP, 77);
+    check_device("battery_min = 40\n" HEAD "device = phone\n", DEVICE_PHONE, 40); /* a laptop's default, but said */
+    enum device_kind device = DEVICE_LAPTOP;
+    attune_error err;
+    assert_int_equal(settings_device_parse("phone", &device, &err), ATTUNE_OK);
+    assert_int_equal(device, DEVICE_PHONE);
+    assert_int_equal(settings_device_parse("toaster", &device, &err), ATTUNE_ERROR_ARGUMENT);
+    assert_non_null(strstr(err.message, "laptop, phone or desktop"));
+}
+
+/* Every key stands in a new file, once, and what is written in it is for people. */
+static void test_written_for_people(void **state) {
+    (void)state;
+    struct settings s = complete();
+    char text[20000];
+    s.policy.seconds_night = 4 * 3600;
+    s.policy.joules_night = 15e3;
+    s.policy.joules_week = 0;
+    s.policy.memory_free = 512u << 20;
+    s.policy.written_night = 1000;
+    OK(settings_write(home, &s, &err));
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    text[fread(text, 1, sizeof text - 1, f)] = 0;
+    fclose(f);
+    static const char *const lines[] = {"\ndevice = laptop\n", "\nwindow = 22:00-07:00\n", "\ntime_night = 4h\n",
+                                        "\nenergy_night = 15kJ\n", "\nenergy_week = none\n", "\nmemory_free = 512M\n",
+                                        "\nwritten_night = 1000\n", "\nidle_minutes = 10\n", "\nmemory = 600M\n",
+                                        "\nwait = no\n", "\npressure_cpu = 0.4\n", "\n# ---- attune nightly ----\n"};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        if (!strstr(text, lines[i])) fail_msg("not in the file:%s", lines[i]);
+    for (size_t k = 0; k < sizeof limits / sizeof *limits; k++) {
+        char line[64];
+        snprintf(line, sizeof line, "\n%s = ", limits[k].key);
+        if (!strstr(text, line)) fail_msg("%s is not in the file", limits[k].key);
+    }
+    size_t longest = 0;
+    for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n')
+        if (strcspn(line, "\n") > longest) longest = strcspn(line, "\n");
+    assert_true(longest <= 120);
+}
+
 /* ---- a run's configuration ---- */
 
 static void test_configuration(void **state) {
@@ -303,6 +453,9 @@ static void test_configuration(void **state) {
     assert_null(strstr(text, "models")); /* paths, memory and power are no part of what is computed */
     assert_null(strstr(text, "memory"));
     assert_null(strstr(text, "charger"));
+    assert_null(strstr(text, "window"));
+    assert_null(strstr(text, "time_"));
+    assert_null(strstr(text, "device"));
     /* every key is needed but those that came later, and its value is checked as in attune.conf */
     for (const char *key = strchr(text, '"'); key; key = strchr(strchr(key, ',') ? strchr(key, ',') : "", '"')) {
         size_t before = (size_t)(key - text);
@@ -420,7 +573,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_digits), cmocka_unit_test(test_longest_configuration),
         cmocka_unit_test(test_limits),     cmocka_unit_test(test_lines),
-        cmocka_unit_test(test_bytes_that_are_no_text), cmocka_unit_test(test_configuration),
+        cmocka_unit_test(test_bytes_that_are_no_text),
+        cmocka_unit_test(test_device),     cmocka_unit_test(test_written_for_people), cmocka_unit_test(test_configuration),
         cmocka_unit_test(test_configuration_of_an_earlier_version), cmocka_unit_test(test_another_base),
         cmocka_unit_test(test_locale_of_the_host),
     };

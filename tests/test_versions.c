@@ -114,7 +114,8 @@ static void test_use(void **state) {
     FAILS(attune_adapter_export(f->home, 2, "gguf", in_folder(f, "out.gguf"), &f->err), ATTUNE_ERROR_FORMAT,
           "not the one that was published", "2.gguf");
     unlink(adapter_path(f, 2));
-    FAILS(attune_adapter_use(f->home, 2, &f->err), ATTUNE_ERROR_IO, "No such file", "2.gguf");
+    FAILS(attune_adapter_use(f->home, 2, &f->err), ATTUNE_ERROR_NOT_FOUND, "adapter 2 was removed", "");
+    assert_string_equal(adapter_info(f, 2).state, "removed");
     assert_int_equal(active(f), 0);
     assert_false(exists(in_folder(f, "out.gguf")));
 }
