@@ -25,18 +25,57 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define ZONE "sys/class/thermal/thermal_zone"
 #define RAPL "sys/class/powercap/intel-rapl:"
 #define SLICE "sys/fs/cgroup/attune.slice/"
-static const char *const paths[] = {
-    SUPPLY "AC/type", SUPPLY "AC/online", SUPPLY "AC/scope", SUPPLY "usb/type", SUPPLY "usb/online",
-    SUPPLY "BAT0/type", SUPPLY "BAT0/status", SUPPLY "BAT0/capacity", SUPPLY "BAT0/present", SUPPLY "BAT0/scope",
-    SUPPLY "BAT0/power_now", SUPPLY "BAT0/current_now", SUPPLY "BAT0/voltage_now", SUPPLY "BAT1/type",
-    SUPPLY "BAT1/status", SUPPLY "BAT1/capacity", SUPPLY "BAT1/power_now", SUPPLY "BAT1/current_now",
-    SUPPLY "BAT1/voltage_now", SUPPLY "battery/type", SUPPLY "battery/status", SUPPLY "battery/capacity",
-    SUPPLY "battery/current_now", SUPPLY "battery/voltage_now", ZONE "0/type", ZONE "0/temp", ZONE "1/type", ZONE "1/temp", ZONE "2/temp", ZONE "2/type",
-    RAPL "0/name", RAPL "0/energy_uj", RAPL "0/max_energy_range_uj", RAPL "1/name", RAPL "1/energy_uj",
-    RAPL "1/max_energy_range_uj", RAPL "0:0/name", "proc/pressure/cpu", "proc/pressure/memory", "proc/pressure/io",
-    "proc/loadavg", "proc/meminfo", "proc/self/cgroup", SLICE "cpu.max", SLICE "memory.max", SLICE "memory.high",
-    SLICE "memory.current", SLICE "memory.stat", SLICE "cpu.pressure", "sys/fs/cgroup/cpu.max",
-    "sys/class/dmi/id/chassis_type"};
+static const char *const paths[] = {SUPPLY "AC/type",
+                                    SUPPLY "AC/online",
+                                    SUPPLY "AC/scope",
+                                    SUPPLY "usb/type",
+                                    SUPPLY "usb/online",
+                                    SUPPLY "BAT0/type",
+                                    SUPPLY "BAT0/status",
+                                    SUPPLY "BAT0/capacity",
+                                    SUPPLY "BAT0/present",
+                                    SUPPLY "BAT0/scope",
+                                    SUPPLY "BAT0/power_now",
+                                    SUPPLY "BAT0/current_now",
+                                    SUPPLY "BAT0/voltage_now",
+                                    SUPPLY "BAT1/type",
+                                    SUPPLY "BAT1/status",
+                                    SUPPLY "BAT1/capacity",
+                                    SUPPLY "BAT1/power_now",
+                                    SUPPLY "BAT1/current_now",
+                                    SUPPLY "BAT1/voltage_now",
+                                    SUPPLY "battery/type",
+                                    SUPPLY "battery/status",
+                                    SUPPLY "battery/capacity",
+                                    SUPPLY "battery/current_now",
+                                    SUPPLY "battery/voltage_now",
+                                    ZONE "0/type",
+                                    ZONE "0/temp",
+                                    ZONE "1/type",
+                                    ZONE "1/temp",
+                                    ZONE "2/temp",
+                                    ZONE "2/type",
+                                    RAPL "0/name",
+                                    RAPL "0/energy_uj",
+                                    RAPL "0/max_energy_range_uj",
+                                    RAPL "1/name",
+                                    RAPL "1/energy_uj",
+                                    RAPL "1/max_energy_range_uj",
+                                    RAPL "0:0/name",
+                                    "proc/pressure/cpu",
+                                    "proc/pressure/memory",
+                                    "proc/pressure/io",
+                                    "proc/loadavg",
+                                    "proc/meminfo",
+                                    "proc/self/cgroup",
+                                    SLICE "cpu.max",
+                                    SLICE "memory.max",
+                                    SLICE "memory.high",
+                                    SLICE "memory.current",
+                                    SLICE "memory.stat",
+                                    SLICE "cpu.pressure",
+                                    "sys/fs/cgroup/cpu.max",
+                                    "sys/class/dmi/id/chassis_type"};
 enum { PATHS = sizeof paths / sizeof *paths };
 
 static char folder[64], roots[3][80];
@@ -132,8 +171,8 @@ static size_t line_end(const uint8_t *data, size_t at, size_t size) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    struct sensors_options options = {.sys_root = roots[0], .proc_root = roots[1], .run_root = roots[2],
-                                      .clock = &clock_of_fuzz};
+    struct sensors_options options = {
+        .sys_root = roots[0], .proc_root = roots[1], .run_root = roots[2], .clock = &clock_of_fuzz};
     struct sensors *sensors;
     now_s = 1000;
     if (sensors_open(&options, &sensors, NULL) != ATTUNE_OK) return 0;

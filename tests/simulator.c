@@ -143,7 +143,8 @@ static void make_zones(struct simulator *s, int n, const char *const types[], co
         line(s, path, "%s", types[i]);
         snprintf(path, sizeof path, "sys/class/thermal/thermal_zone%d/temp", i);
         line(s, path, "%ld", millidegrees[i]);
-        s->zone[i] = (struct simulator_zone){.to = (double)millidegrees[i], .began = s->boottime, .written = millidegrees[i]};
+        s->zone[i] =
+            (struct simulator_zone){.to = (double)millidegrees[i], .began = s->boottime, .written = millidegrees[i]};
     }
     s->zones = n;
 }
@@ -173,8 +174,10 @@ static void pressure(struct simulator *s, const char *what, double percent) {
     line(s, path, "some avg10=%.2f avg60=0.10 avg300=0.02 total=123456%s", percent, full);
 }
 static void memory_available(struct simulator *s, uint64_t bytes) {
-    line(s, "proc/meminfo", "MemTotal:       16384000 kB\nMemFree:          400000 kB\nMemAvailable:   %8llu kB\n"
-         "Buffers:           10000 kB\nSwapFree:              0 kB", (unsigned long long)(bytes >> 10));
+    line(s, "proc/meminfo",
+         "MemTotal:       16384000 kB\nMemFree:          400000 kB\nMemAvailable:   %8llu kB\n"
+         "Buffers:           10000 kB\nSwapFree:              0 kB",
+         (unsigned long long)(bytes >> 10));
 }
 static void make_kernel(struct simulator *s) {
     pressure(s, "cpu", 0);
@@ -248,14 +251,18 @@ struct simulator *simulator_open(const char *device) {
     static const struct {
         const char *name;
         void (*make)(struct simulator *);
-    } devices[] = {{"laptop", make_laptop}, {"phone", make_phone}, {"desktop", make_desktop}, {"bare", make_bare},
+    } devices[] = {{"laptop", make_laptop},
+                   {"phone", make_phone},
+                   {"desktop", make_desktop},
+                   {"bare", make_bare},
                    {"locked", make_locked}};
     size_t i = 0, n = sizeof devices / sizeof *devices;
     while (i < n && strcmp(devices[i].name, device) != 0) i++;
     if (i == n) return NULL;
     struct simulator *s = calloc(1, sizeof *s);
     if (!s) broken("hold", device);
-    snprintf(s->folder, sizeof s->folder, "%s/attune-device-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+    snprintf(s->folder, sizeof s->folder, "%s/attune-device-XXXXXX",
+             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
     if (!mkdtemp(s->folder)) broken("make", s->folder);
     snprintf(s->sys, sizeof s->sys, "%.60s/sys", s->folder);
     snprintf(s->proc, sizeof s->proc, "%.60s/proc", s->folder);
@@ -358,7 +365,8 @@ int simulator_duration(const char *text, double *seconds) {
     double s;
     if (strlen(text) >= sizeof word) return 0;
     if (sscanf(text, "%3d:%2d:%n", &h, &m, &used) == 2 && used > 0) {
-        if (strspn(text, "0123456789:.") != strlen(text) || m > 59 || !simulator_real(text + used, 0, 59.999, &s)) return 0;
+        if (strspn(text, "0123456789:.") != strlen(text) || m > 59 || !simulator_real(text + used, 0, 59.999, &s))
+            return 0;
         *seconds = h * 3600.0 + m * 60.0 + s;
         return 1;
     }
@@ -427,8 +435,11 @@ static int do_plug(struct simulator *s, const struct words *w, char *why) {
     return 1;
 }
 static int do_battery(struct simulator *s, const struct words *w, char *why) {
-    static const char *const status[][2] = {{"charging", "Charging"}, {"discharging", "Discharging"}, {"full", "Full"},
-                                            {"held", "Not charging"}, {"unknown", "Unknown"}};
+    static const char *const status[][2] = {{"charging", "Charging"},
+                                            {"discharging", "Discharging"},
+                                            {"full", "Full"},
+                                            {"held", "Not charging"},
+                                            {"unknown", "Unknown"}};
     double percent;
     size_t i = 0;
     if (!s->battery) return no(why, "this device has no battery");
@@ -444,8 +455,7 @@ static int do_zone(struct simulator *s, const struct words *w, char *why) {
     double i, to, seconds = 0;
     if (!simulator_real(w->word[1], 0, s->zones - 1, &i) || i != floor(i))
         return no(why, "this device has zones 0 to %d, not \"%.30s\"", s->zones - 1, w->word[1]);
-    if (!signed_number(w->word[2], -300000, 1000000, &to))
-        return no(why, "millidegrees, not \"%.30s\"", w->word[2]);
+    if (!signed_number(w->word[2], -300000, 1000000, &to)) return no(why, "millidegrees, not \"%.30s\"", w->word[2]);
     if (w->n > 3 && (w->n != 5 || strcmp(w->word[3], "over") != 0 || !simulator_duration(w->word[4], &seconds)))
         return no(why, "zone N MILLIDEGREES over DURATION");
     struct simulator_zone *z = &s->zone[(int)i];
@@ -523,7 +533,8 @@ static int do_clock(struct simulator *s, const struct words *w, char *why) {
 }
 
 static int app_number(const struct words *w, double low, double high, double *out, char *why) {
-    return signed_number(w->word[2], low, high, out) ? 1 : no(why, "app %.20s N, not \"%.30s\"", w->word[1], w->word[2]);
+    return signed_number(w->word[2], low, high, out) ? 1
+                                                     : no(why, "app %.20s N, not \"%.30s\"", w->word[1], w->word[2]);
 }
 static int do_app(struct simulator *s, const struct words *w, char *why) {
     static const char *const power[] = {"unknown", "mains", "battery"};
@@ -641,15 +652,15 @@ int simulator_do(struct simulator *s, const char *event, char why[SIMULATOR_WHY]
         int least, most; /* words */
         int (*act)(struct simulator *, const struct words *, char *);
     } verbs[] = {
-        {"plug", 1, 1, do_plug},         {"unplug", 1, 1, do_plug},       {"battery", 3, 3, do_battery},
-        {"zone", 3, 5, do_zone},         {"pressure", 3, 3, do_pressure}, {"memory", 2, 2, do_memory},
-        {"quota", 2, 2, do_quota},       {"load", 2, 2, do_load},         {"watts", 3, 3, do_watts},
-        {"rapl", 2, 3, do_rapl},         {"suspend", 2, 2, do_suspend},   {"clock", 2, 2, do_clock},
-        {"app", 2, 3, do_app},           {"write", 3, 99, do_write},      {"return", 2, 2, do_return},
-        {"garbage", 2, 2, do_hostile},   {"empty", 2, 2, do_hostile},     {"digits", 2, 2, do_hostile},
-        {"nul", 2, 2, do_hostile},       {"latin", 2, 2, do_hostile},     {"vanish", 2, 2, do_hostile},
-        {"fifo", 2, 2, do_hostile},      {"folder", 2, 2, do_hostile},    {"file", 2, 2, do_hostile},
-        {"loop", 2, 2, do_hostile},      {"dangling", 2, 2, do_hostile},
+        {"plug", 1, 1, do_plug},       {"unplug", 1, 1, do_plug},       {"battery", 3, 3, do_battery},
+        {"zone", 3, 5, do_zone},       {"pressure", 3, 3, do_pressure}, {"memory", 2, 2, do_memory},
+        {"quota", 2, 2, do_quota},     {"load", 2, 2, do_load},         {"watts", 3, 3, do_watts},
+        {"rapl", 2, 3, do_rapl},       {"suspend", 2, 2, do_suspend},   {"clock", 2, 2, do_clock},
+        {"app", 2, 3, do_app},         {"write", 3, 99, do_write},      {"return", 2, 2, do_return},
+        {"garbage", 2, 2, do_hostile}, {"empty", 2, 2, do_hostile},     {"digits", 2, 2, do_hostile},
+        {"nul", 2, 2, do_hostile},     {"latin", 2, 2, do_hostile},     {"vanish", 2, 2, do_hostile},
+        {"fifo", 2, 2, do_hostile},    {"folder", 2, 2, do_hostile},    {"file", 2, 2, do_hostile},
+        {"loop", 2, 2, do_hostile},    {"dangling", 2, 2, do_hostile},
     };
     struct words w;
     if (!cut(event, &w)) return no(why, "an event of 1 to 255 characters");

@@ -23,7 +23,7 @@ struct simulator {
     struct clock clock; /* reads the four below */
     double monotonic, boottime, cpu;
     int64_t wall_ms;
-    double wall_rest;    /* of a millisecond */
+    double wall_rest; /* of a millisecond */
 
     double watts_idle, watts_cpu; /* what the device takes: at rest, and for each busy CPU on top of that */
     double watts, joules;         /* now; since it was opened, without what it took while suspended */
@@ -36,13 +36,13 @@ struct simulator {
         int set;                         /* it does as it was told; others go up and down by three degrees */
         long written;
     } zone[SIMULATOR_ZONES];
-    int rapl;                 /* there is a package */
+    int rapl; /* there is a package */
     double rapl_uj, rapl_range;
 
-    int app;                  /* an app tells what it knows */
+    int app; /* an app tells what it knows */
     attune_device told;
-    double idle_since;        /* boottime when a person was last there; NaN: somebody is, told.idle_s stands */
-    int app_counter;          /* told.joules follows `joules` */
+    double idle_since; /* boottime when a person was last there; NaN: somebody is, told.idle_s stands */
+    int app_counter;   /* told.joules follows `joules` */
 
     struct simulator_displaced {
         char path[SIMULATOR_PATH];
@@ -75,11 +75,10 @@ void simulator_pass(struct simulator *s, double seconds, double cpus);
  *   watts IDLE CPU                       what the device takes
  *   rapl range JOULES | rapl back        the counter wraps there, and is a Joule before; starts anew
  *   suspend DURATION | clock +DURATION | clock -DURATION
- *   app idle DURATION | present | away | power mains|battery|unknown | percent N | discharging 0|1 | celsius N | counter
- *   write PATH TEXT                      a line
- *   garbage | empty | digits | nul | latin PATH      a file of that; digits: a MiB
- *   vanish | fifo | folder | file | loop | dangling PATH    something else, or nothing, in its place
- *   return PATH                          as it was, or would be by now */
+ *   app idle DURATION | present | away | power mains|battery|unknown | percent N | discharging 0|1 | celsius N |
+ * counter write PATH TEXT                      a line garbage | empty | digits | nul | latin PATH      a file of that;
+ * digits: a MiB vanish | fifo | folder | file | loop | dangling PATH    something else, or nothing, in its place return
+ * PATH                          as it was, or would be by now */
 int simulator_do(struct simulator *s, const char *event, char why[SIMULATOR_WHY]);
 
 /* The whole file, any bytes. Folders above it are made. */

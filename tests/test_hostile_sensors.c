@@ -90,8 +90,8 @@ static void read_all(struct snapshot *out) {
 }
 
 static void test_each_file(void **state) {
-    static const char *const how[] = {"fifo", "folder", "loop", "dangling", "digits", "nul", "latin", "garbage", "empty",
-                                      "vanish"};
+    static const char *const how[] = {"fifo", "folder", "loop",    "dangling", "digits",
+                                      "nul",  "latin",  "garbage", "empty",    "vanish"};
     struct snapshot sound, now;
     (void)state;
     device = simulator_open("laptop");
@@ -118,9 +118,21 @@ static void test_each_file(void **state) {
 
 /* Each folder as something else, and all files as FIFOs at once: nothing is known, and nobody waits. */
 static void test_folders(void **state) {
-    static const char *const folders[] = {"sys", "sys/class", "sys/class/power_supply", "sys/class/power_supply/AC",
-        "sys/class/thermal", "sys/class/thermal/thermal_zone0", "sys/class/powercap", "sys/class/powercap/intel-rapl:0",
-        "sys/fs", "sys/fs/cgroup", "sys/fs/cgroup/attune.slice", "proc", "proc/pressure", "proc/self", "run"};
+    static const char *const folders[] = {"sys",
+                                          "sys/class",
+                                          "sys/class/power_supply",
+                                          "sys/class/power_supply/AC",
+                                          "sys/class/thermal",
+                                          "sys/class/thermal/thermal_zone0",
+                                          "sys/class/powercap",
+                                          "sys/class/powercap/intel-rapl:0",
+                                          "sys/fs",
+                                          "sys/fs/cgroup",
+                                          "sys/fs/cgroup/attune.slice",
+                                          "proc",
+                                          "proc/pressure",
+                                          "proc/self",
+                                          "run"};
     static const char *const how[] = {"fifo", "file", "loop", "dangling"};
     struct snapshot now;
     (void)state;
@@ -168,8 +180,10 @@ static void *rewrite(void *unused) {
         {"sys/class/thermal/thermal_zone1/temp", {"149999\n", "-39999\n", "99999999999999999999\n"}},
         {"sys/class/powercap/intel-rapl:0/energy_uj", {"262143328850\n", "0\n", "-1\n"}},
         {"sys/class/powercap/intel-rapl:0/max_energy_range_uj", {"262143328850\n", "65712999613\n", "0\n"}},
-        {"proc/pressure/cpu", {"some avg10=99.99 avg60=0.00 avg300=0.00 total=1\n", "some avg10=", "some avg10=1e99\n"}},
-        {"proc/meminfo", {"MemTotal: 1 kB\nMemAvailable: 99999999999999999999 kB\n", "MemAvail", "MemAvailable: -1 kB\n"}},
+        {"proc/pressure/cpu",
+         {"some avg10=99.99 avg60=0.00 avg300=0.00 total=1\n", "some avg10=", "some avg10=1e99\n"}},
+        {"proc/meminfo",
+         {"MemTotal: 1 kB\nMemAvailable: 99999999999999999999 kB\n", "MemAvail", "MemAvailable: -1 kB\n"}},
     };
     uint32_t random = 12345;
     int fd[8];
@@ -335,9 +349,14 @@ static void test_blocked_app(void **state) {
 
 /* All that can be a FIFO is one: looks come back, and the answer is that nothing is known. */
 static void test_thread_among_fifos(void **state) {
-    static const char *const paths[] = {"sys/class/power_supply/AC/type", "sys/class/power_supply/AC/online",
-        "sys/class/power_supply/BAT0/status", "sys/class/thermal/thermal_zone0/temp", "proc/pressure/cpu",
-        "sys/class/powercap/intel-rapl:0/energy_uj", "proc/meminfo", "proc/self/cgroup"};
+    static const char *const paths[] = {"sys/class/power_supply/AC/type",
+                                        "sys/class/power_supply/AC/online",
+                                        "sys/class/power_supply/BAT0/status",
+                                        "sys/class/thermal/thermal_zone0/temp",
+                                        "proc/pressure/cpu",
+                                        "sys/class/powercap/intel-rapl:0/energy_uj",
+                                        "proc/meminfo",
+                                        "proc/self/cgroup"};
     struct governor *governor;
     struct decision d;
     (void)state;
@@ -354,8 +373,8 @@ static void test_thread_among_fifos(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_each_file),    cmocka_unit_test(test_folders),
-                                       cmocka_unit_test(test_rewritten),    cmocka_unit_test(test_nonsense),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_each_file),   cmocka_unit_test(test_folders),
+                                       cmocka_unit_test(test_rewritten),   cmocka_unit_test(test_nonsense),
                                        cmocka_unit_test(test_blocked_app), cmocka_unit_test(test_thread_among_fifos)};
     alarm(WATCHDOG_S);
     return cmocka_run_group_tests(tests, NULL, NULL);

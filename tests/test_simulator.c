@@ -121,8 +121,8 @@ static void test_counter(void **state) {
 
 /* Whatever stands in its place, the file goes on being written, and returns. */
 static void test_displaced(void **state) {
-    static const char *const how[] = {"garbage", "empty", "digits", "nul", "latin", "vanish", "fifo", "folder", "file",
-                                      "loop", "dangling"};
+    static const char *const how[] = {"garbage", "empty",  "digits", "nul",  "latin",   "vanish",
+                                      "fifo",    "folder", "file",   "loop", "dangling"};
     char event[128];
     struct stat st;
     (void)state;
@@ -132,8 +132,10 @@ static void test_displaced(void **state) {
         happen(i % 2 ? "plug" : "unplug");
         happen(event);
         assert_string_not_equal(said("sys/class/power_supply/AC/type"), "");
-        if (strcmp(how[i], "fifo") == 0) assert_true(lstat(place(SUPPLY "AC/online"), &st) == 0 && S_ISFIFO(st.st_mode));
-        if (strcmp(how[i], "digits") == 0) assert_true(stat(place(SUPPLY "AC/online"), &st) == 0 && st.st_size == 1 << 20);
+        if (strcmp(how[i], "fifo") == 0)
+            assert_true(lstat(place(SUPPLY "AC/online"), &st) == 0 && S_ISFIFO(st.st_mode));
+        if (strcmp(how[i], "digits") == 0)
+            assert_true(stat(place(SUPPLY "AC/online"), &st) == 0 && st.st_size == 1 << 20);
         if (strcmp(how[i], "loop") == 0) assert_string_equal(said(SUPPLY "AC/online"), strerror(ELOOP));
         if (strcmp(how[i], "vanish") == 0) assert_string_equal(said(SUPPLY "AC/online"), strerror(ENOENT));
         happen(i % 2 ? "unplug" : "plug");

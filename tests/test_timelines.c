@@ -1,7 +1,7 @@
 /* Nights as scripts, through sensors, policy, ledger and governor, against what was decided when they were written.
  *
- * tests/golden/timelines/NAME.script is a device and what happens to it; NAME.log, what the governor said to it, read by
- * a person before it was committed. ATTUNE_TEST_WRITE_GOLDEN=1 writes the logs anew: read what changed.
+ * tests/golden/timelines/NAME.script is a device and what happens to it; NAME.log, what the governor said to it, read
+ * by a person before it was committed. ATTUNE_TEST_WRITE_GOLDEN=1 writes the logs anew: read what changed.
  *
  * A script has one thing a line; # begins a comment, which the log repeats where it stands behind the first `at`.
  *   device laptop|phone|desktop|bare|locked    first of all; see simulator.h
@@ -51,8 +51,8 @@ struct timeline {
         char text[LINE_MAX_];
     } event[EVENTS_MAX];
     int n_events;
-    double began;          /* boottime */
-    double worked;         /* seconds in which the work might run */
+    double began;  /* boottime */
+    double worked; /* seconds in which the work might run */
     struct decision last;
     char log[LOG_MAX];
     size_t n_log;
@@ -84,20 +84,30 @@ static const struct key {
     const char *name;
     enum field field;
     size_t offset;
-} policy_keys[] = {
-#define KEY(name, field) {#name, field, offsetof(struct policy, name)}
-    KEY(window, WINDOW),         KEY(charger_required, WHOLE), KEY(battery_min, WHOLE),   KEY(charger_stable_s, REAL),
-    KEY(idle_required, WHOLE),   KEY(idle_s, REAL),            KEY(celsius_max, REAL),    KEY(celsius_back, REAL),
-    KEY(pressure_cpu, REAL),     KEY(pressure_memory, REAL),   KEY(memory_free, SIZE),    KEY(without_sensors, WHOLE),
-    KEY(duty, REAL),             KEY(threads, WHOLE),          KEY(seconds_run, REAL),    KEY(seconds_night, REAL),
-    KEY(seconds_week, REAL),     KEY(joules_run, REAL),        KEY(joules_night, REAL),   KEY(joules_week, REAL),
-    KEY(modelled_guard, REAL),   KEY(written_night, SIZE),     KEY(now, WHOLE),           {NULL, REAL, 0},
+} policy_keys[] =
+    {
+#define KEY(name, field)                                                                                               \
+    { #name, field, offsetof(struct policy, name) }
+        KEY(window, WINDOW),       KEY(charger_required, WHOLE),
+        KEY(battery_min, WHOLE),   KEY(charger_stable_s, REAL),
+        KEY(idle_required, WHOLE), KEY(idle_s, REAL),
+        KEY(celsius_max, REAL),    KEY(celsius_back, REAL),
+        KEY(pressure_cpu, REAL),   KEY(pressure_memory, REAL),
+        KEY(memory_free, SIZE),    KEY(without_sensors, WHOLE),
+        KEY(duty, REAL),           KEY(threads, WHOLE),
+        KEY(seconds_run, REAL),    KEY(seconds_night, REAL),
+        KEY(seconds_week, REAL),   KEY(joules_run, REAL),
+        KEY(joules_night, REAL),   KEY(joules_week, REAL),
+        KEY(modelled_guard, REAL), KEY(written_night, SIZE),
+        KEY(now, WHOLE),           {NULL, REAL, 0},
 #undef KEY
-}, spent_keys[] = {
-#define KEY(name, field, member) {name, field, offsetof(struct spent, member)}
-    KEY("seconds_night", REAL, seconds_night), KEY("seconds_week", REAL, seconds_week),
-    KEY("joules_night", REAL, night.measured), KEY("joules_week", REAL, week.measured),
-    KEY("written_night", SIZE, written_night), {NULL, REAL, 0},
+},
+  spent_keys[] = {
+#define KEY(name, field, member)                                                                                       \
+    { name, field, offsetof(struct spent, member) }
+      KEY("seconds_night", REAL, seconds_night), KEY("seconds_week", REAL, seconds_week),
+      KEY("joules_night", REAL, night.measured), KEY("joules_week", REAL, week.measured),
+      KEY("written_night", SIZE, written_night), {NULL, REAL, 0},
 #undef KEY
 };
 
@@ -106,17 +116,21 @@ static int set_key(struct timeline *t, const struct key *keys, void *object, con
     if (!keys->name) return no(t, "no such key: \"%.30s\"", name);
     void *field = (char *)object + keys->offset;
     double real;
-    if (keys->field == SIZE ? simulator_size(value, field) : keys->field == WINDOW && window_parse(value, field)) return 1;
+    if (keys->field == SIZE ? simulator_size(value, field) : keys->field == WINDOW && window_parse(value, field))
+        return 1;
     if ((keys->field == REAL || keys->field == WHOLE) && simulator_real(value, 0, 1e12, &real)) {
-        if (keys->field == REAL) *(double *)field = real;
-        else *(int *)field = (int)real;
+        if (keys->field == REAL)
+            *(double *)field = real;
+        else
+            *(int *)field = (int)real;
         return 1;
     }
     return no(t, "%s cannot be \"%.40s\"", name, value);
 }
 
 static int set_kind(struct timeline *t, const char *name) {
-    static const char *const kinds[] = {[DEVICE_LAPTOP] = "laptop", [DEVICE_PHONE] = "phone", [DEVICE_DESKTOP] = "desktop"};
+    static const char *const kinds[] = {
+        [DEVICE_LAPTOP] = "laptop", [DEVICE_PHONE] = "phone", [DEVICE_DESKTOP] = "desktop"};
     for (int i = 0; i < 3; i++) {
         if (strcmp(kinds[i], name) != 0) continue;
         policy_default((enum device_kind)i, &t->policy);
@@ -128,7 +142,8 @@ static int set_start(struct timeline *t, const char *text) {
     struct tm tm = {.tm_isdst = -1};
     int used = 0;
     if (sscanf(text, "%4d-%2d-%2d %2d:%2d:%2d%n", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &tm.tm_hour, &tm.tm_min,
-               &tm.tm_sec, &used) != 6 || text[used])
+               &tm.tm_sec, &used) != 6 ||
+        text[used])
         return no(t, "start YYYY-MM-DD HH:MM:SS, not \"%.40s\"", text);
     tm.tm_year -= 1900;
     tm.tm_mon -= 1;
@@ -208,11 +223,16 @@ static int parse(struct timeline *t, const char *script) {
         memcpy(text, script, n);
         text[n] = 0;
         script += n + (script[n] == '\n');
-        if (n > 0 && text[n - 1] == ' ') good = no(t, "a blank at the end");
-        else if (n == 0 || text[0] == '#') continue;
-        else if (strncmp(text, "at ", 3) == 0) good = t->device ? add_event(t, text + 3, line) : no(t, "the device stands first");
-        else if (t->n_events > 0) good = no(t, "behind the first `at` all lines begin with it");
-        else good = set_line(t, text);
+        if (n > 0 && text[n - 1] == ' ')
+            good = no(t, "a blank at the end");
+        else if (n == 0 || text[0] == '#')
+            continue;
+        else if (strncmp(text, "at ", 3) == 0)
+            good = t->device ? add_event(t, text + 3, line) : no(t, "the device stands first");
+        else if (t->n_events > 0)
+            good = no(t, "behind the first `at` all lines begin with it");
+        else
+            good = set_line(t, text);
     }
     if (good && !(t->length > 0)) good = no(t, "no `for`");
     if (good && t->n_events > 0 && t->event[t->n_events - 1].at > t->length) good = no(t, "an event behind the end");
@@ -301,13 +321,19 @@ static void run(struct timeline *t, const char *name) {
     char at[16];
     double looked;
     int next = 0;
-    struct governor_options options = {
-        .sensors = {.sys_root = t->device->sys, .proc_root = t->device->proc, .run_root = t->device->run,
-                    .device = t->device->app ? simulator_tell : NULL, .device_user = t->device,
-                    .clock = &t->device->clock},
-        .policy = t->policy, .spent = t->spent, .watts_per_cpu = t->model, .event_fd = -2};
+    struct governor_options options = {.sensors = {.sys_root = t->device->sys,
+                                                   .proc_root = t->device->proc,
+                                                   .run_root = t->device->run,
+                                                   .device = t->device->app ? simulator_tell : NULL,
+                                                   .device_user = t->device,
+                                                   .clock = &t->device->clock},
+                                       .policy = t->policy,
+                                       .spent = t->spent,
+                                       .watts_per_cpu = t->model,
+                                       .event_fd = -2};
     t->began = t->device->boottime;
-    say(t, "at        local time             verdict  reason           duty thr   wait   measured   battery  modelled marked\n");
+    say(t, "at        local time             verdict  reason           duty thr   wait   measured   battery  modelled "
+           "marked\n");
     OK(governor_open(&options, &t->governor, &err));
     look(t, 1);
     looked = 0;
@@ -375,13 +401,16 @@ static void print_difference(char *wanted, char *got) {
     memset(common, 0, sizeof common);
     for (int p = n - 1; p >= 0; p--)
         for (int q = m - 1; q >= 0; q--)
-            common[p][q] = strcmp(a[p], b[q]) == 0              ? common[p + 1][q + 1] + 1
+            common[p][q] = strcmp(a[p], b[q]) == 0               ? common[p + 1][q + 1] + 1
                            : common[p + 1][q] > common[p][q + 1] ? common[p + 1][q]
                                                                  : common[p][q + 1];
     while (i < n || j < m) {
-        if (i < n && j < m && strcmp(a[i], b[j]) == 0) i++, j++;
-        else if (i < n && (j == m || common[i + 1][j] >= common[i][j + 1])) printf("-%s\n", a[i++]);
-        else printf("+%s\n", b[j++]);
+        if (i < n && j < m && strcmp(a[i], b[j]) == 0)
+            i++, j++;
+        else if (i < n && (j == m || common[i + 1][j] >= common[i][j + 1]))
+            printf("-%s\n", a[i++]);
+        else
+            printf("+%s\n", b[j++]);
     }
 }
 
@@ -469,8 +498,9 @@ static void test_language(void **state) {
         timeline_free(t);
     }
     struct timeline *t = timeline_new();
-    assert_true(parse(t, "# a night\ndevice phone\n\npolicy window 22:00-07:00\nstart 2024-01-01 00:00:05\nfor 01:00:00.5\n"
-                         "at 3m unplug\nat 00:03:00.5 plug\nat 1h blind 3s\n"));
+    assert_true(
+        parse(t, "# a night\ndevice phone\n\npolicy window 22:00-07:00\nstart 2024-01-01 00:00:05\nfor 01:00:00.5\n"
+                 "at 3m unplug\nat 00:03:00.5 plug\nat 1h blind 3s\n"));
     assert_int_equal(t->n_events, 3);
     assert_true(t->length == 3600.5 && t->event[1].at == 180.5 && t->event[2].at == 3600);
     assert_int_equal(t->device->wall_ms, INT64_C(1704067205000));
@@ -501,8 +531,8 @@ int main(void) {
     tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_language);
     tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_bad_event);
     for (size_t i = 0; i < found.gl_pathc; i++)
-        tests[n++] = (struct CMUnitTest){.name = strrchr(found.gl_pathv[i], '/') + 1, .test_func = test_script,
-                                         .initial_state = found.gl_pathv[i]};
+        tests[n++] = (struct CMUnitTest){
+            .name = strrchr(found.gl_pathv[i], '/') + 1, .test_func = test_script, .initial_state = found.gl_pathv[i]};
     int failed = _cmocka_run_group_tests("timelines", tests, n, NULL, NULL);
     free(tests);
     globfree(&found);
