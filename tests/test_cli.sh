@@ -145,7 +145,6 @@ refused "--time is there twice" train --time 1m --time 2m
 refused "--time wants a value" train --time
 refused "--now takes no value" train --now=1
 refused "a text that begins with - goes after --" generate -x
-refused "has no option --energy" train --energy 5kJ
 refused "auto|f32" train --precision f16
 for value in 0 -1 "" 5x 20mm "20 m" 1m30s nan inf 0x10 1e400 .; do refused "--time wants" train "--time=$value"; done
 for value in 0 -1 "" 5x 4MB 1.5.G 0.5; do refused "--memory wants" train "--memory=$value"; done
@@ -247,7 +246,7 @@ for kind in train merge; do
     refused "--depth is for bench decode and bench prefill" bench $kind --depth 4
     refused "--kv is for bench decode and bench prefill" bench $kind --kv q8
 done
-refused "--rows is for bench train and bench record" bench merge --rows 4
+refused "--rows is for bench train, bench record and bench governor" bench merge --rows 4
 refused "bench record wants --rows N" bench record --rows some
 refused "go with --rows FILE" bench train --out x
 refused "--seconds says nothing" bench train --rows x --seconds 1
