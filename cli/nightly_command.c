@@ -206,7 +206,8 @@ static void print_answer(const attune_explanation *e) {
     bool allowed = strcmp(e->verdict, "run") == 0 || strcmp(e->verdict, "throttle") == 0;
     struct words in = wait_words(e->wait_s);
     if (allowed) cli_print("It may run now%s%s: %s.\n", e->reason[0] ? ", slowed down since " : "", e->reason, e->plan);
-    else cli_print("Not now: %s%s%s. Then: %s.\n", e->reason, in.text[0] ? "; look again in " : "", in.text, e->plan);
+    else
+        cli_print("Not now: %s%s%s. Then: %s.\n", e->reason, in.text[0] ? "; look again in " : "", in.text, e->plan);
 }
 
 static int print_explanation(const struct cli *cli, const attune_explanation *e, struct table *table) {

@@ -369,7 +369,8 @@ static int run(struct cli *cli, int argc, char **argv) {
         return cli_usage(a.command, "service wants install, status or remove, not \"%s\"", action);
     if (print && !installs) return cli_usage(a.command, "--print is for service install");
     code = service_make(cli, &s);
-    if (code == CLI_GO) code = print ? print_units(&s) : installs ? install(&s) : removes ? remove_both(&s) : status(&s);
+    if (code == CLI_GO && installs) code = print ? print_units(&s) : install(&s);
+    else if (code == CLI_GO) code = removes ? remove_both(&s) : status(&s);
     service_free(&s);
     return code;
 }
@@ -378,7 +379,7 @@ const struct command service_command = {
     .name = "service",
     .arguments = "install|status|remove [--print]",
     .summary = "The timer that calls attune nightly.",
-    .notes = "Units of your own systemd, in $XDG_CONFIG_HOME/systemd/user (~/.config): no rights of an administrator are\n"
-             "needed. Where there is no systemd user manager it prints the line for a crontab; exit code 1.",
+    .notes = "Units of your own systemd, in $XDG_CONFIG_HOME/systemd/user (~/.config): no rights of an administrator\n"
+             "are needed. Where there is no systemd user manager it prints the line for a crontab; exit code 1.",
     .run = run,
 };

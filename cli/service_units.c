@@ -12,8 +12,8 @@
  * manager takes one by itself where ProtectSystem needs it. Nothing that lowers capabilities (ProtectClock,
  * ProtectKernelModules, CapabilityBoundingSet): a user's manager may not, and the service would fail to start. No
  * ProcSubset: pressure and memory are read in /proc. */
-static const char service_template[] =
-    UNIT_MARKER " Changes are lost with the next install; put yours into a drop-in.\n"
+static const char service_template[] = UNIT_MARKER
+    " Changes are lost with the next install; put yours into a drop-in.\n"
     "[Unit]\n"
     "Description=Nightly training of a personal language model\n"
     "\n"
@@ -60,8 +60,8 @@ static const char service_template[] =
     "SystemCallErrorNumber=EPERM\n"
     "UMask=0077\n";
 
-static const char timer_template[] =
-    UNIT_MARKER " Changes are lost with the next install; put yours into a drop-in.\n"
+static const char timer_template[] = UNIT_MARKER
+    " Changes are lost with the next install; put yours into a drop-in.\n"
     "[Unit]\n"
     "Description=Calls attune nightly, which decides by itself whether it may begin\n"
     "\n"
@@ -118,8 +118,10 @@ static char *fill(const char *template, const char *executable, const char *home
         const char *value = strncmp(template, "@EXECUTABLE@", 12) == 0 ? executable
                             : strncmp(template, "@HOME@", 6) == 0      ? home
                                                                        : NULL;
-        if (value) add_unit_path(&text, value);
-        else add(&text, template, 1);
+        if (value)
+            add_unit_path(&text, value);
+        else
+            add(&text, template, 1);
         template += !value ? 1 : value == executable ? 12 : 6;
     }
     return finish(&text);
@@ -136,9 +138,10 @@ static bool is_plain(const char *path) {
 int units_make(const char *executable, const char *home, char **service, char **timer) {
     const char *wrong = !is_plain(executable) ? executable : !is_plain(home) ? home : NULL;
     if (wrong)
-        return cli_fail_text("a path with quotes, backslashes, dollars or control characters cannot be put into a unit: "
-                             "use another one (%s)",
-                             wrong);
+        return cli_fail_text(
+            "a path with quotes, backslashes, dollars or control characters cannot be put into a unit: "
+            "use another one (%s)",
+            wrong);
     *service = fill(service_template, executable, home);
     *timer = fill(timer_template, executable, home);
     if (*service && *timer) return CLI_GO;

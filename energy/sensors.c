@@ -131,7 +131,7 @@ static void ask_app(const struct sensors *s, attune_device *device) {
     if (!(device->joules >= 0 && device->joules < 1e12)) device->joules = NAN;
 }
 
-/* Who tells the supply tells whether the battery drains: the two belong together. A folder that had a battery and has
+/* A battery drains when either says so. A folder that had a battery and has
  * none now is no desktop's: its driver is loaded anew, or it was taken out, and what is left tells too little. */
 static void look_at_power(struct sensors *s, const attune_device *app, struct snapshot *out) {
     out->battery_watts = power_read_watts(s->sys_root, &out->power);
@@ -139,12 +139,9 @@ static void look_at_power(struct sensors *s, const attune_device *app, struct sn
     int drains = app->discharging != 0;
     if (power->battery) s->battery_seen = 1;
     if (s->battery_seen && !power->battery && power->supply == POWER_MAINS) power->supply = POWER_UNKNOWN;
-    if (app->power != ATTUNE_POWER_UNKNOWN) {
+    if (app->power != ATTUNE_POWER_UNKNOWN)
         power->supply = app->power == ATTUNE_POWER_MAINS ? POWER_MAINS : POWER_BATTERY;
-        power->discharging = drains;
-    } else if (drains) {
-        power->discharging = 1;
-    }
+    if (drains) power->discharging = 1;
     if (app->percent >= 0) power->percent = app->percent;
     if (app->percent >= 0 || drains || app->power == ATTUNE_POWER_BATTERY) power->battery = 1;
     if (!power->discharging) out->battery_watts = NAN;

@@ -2,7 +2,8 @@
  *
  * Some zones are no thermometers: firmware that answers with one number for ever, a driver that has hung. One that
  * stands still is doubted when something else tells that temperatures cannot have: another zone that moved by a
- * degree, or this process's own work. On a device at rest a constant zone is what is to be expected. */
+ * degree, or this process's own work. On a device at rest a constant zone is what is to be expected, and a device at work
+ * may hold one temperature for long: a zone that has moved before is believed for an hour. */
 #include "energy/sensors.h"
 
 #include <math.h>
@@ -16,11 +17,13 @@ enum {
     LOOKS_MIN = 10   /* two equal values ten minutes apart show nothing */
 };
 #define STUCK_S 600.0
+#define STUCK_MOVED_S 3600.0
 #define STUCK_CPU_S 60.0 /* CPU time in which a processor would have become warmer */
 
 struct zone {
     int seen;          /* at this look */
     int known;         /* at the last one */
+    int moved;         /* it has shown two values */
     int looks;         /* that showed `value` */
     long long value;   /* the last */
     long long anchor;  /* where the last whole degree of movement ended */
@@ -60,6 +63,7 @@ static void zone_note(struct thermal *t, struct zone *zone, long long value, con
         zone->looks++;
         return;
     }
+    zone->moved |= zone->known;
     zone->known = 1;
     zone->value = value;
     zone->looks = 1;
@@ -69,7 +73,8 @@ static void zone_note(struct thermal *t, struct zone *zone, long long value, con
 }
 
 static int zone_stuck(const struct thermal *t, const struct zone *zone, const struct snapshot *now) {
-    if (zone->looks < LOOKS_MIN || !(now->monotonic - zone->since >= STUCK_S)) return 0;
+    double patience = zone->moved ? STUCK_MOVED_S : STUCK_S;
+    if (zone->looks < LOOKS_MIN || !(now->monotonic - zone->since >= patience)) return 0;
     return t->moves != zone->moves || now->cpu - zone->cpu >= STUCK_CPU_S;
 }
 

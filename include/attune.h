@@ -604,7 +604,7 @@ ATTUNE_API int attune_night_moments(const char *home, int64_t number, attune_mom
 typedef struct attune_adapter_info {
     size_t size;
     int number, parent, active; /* parent 0: the base */
-    char state[16];             /* "candidate", "active", "retired", "revoked", "rejected", "removed": the file is gone */
+    char state[16];             /* "candidate", "active", "retired", "revoked", "rejected", "removed" */
     char sha256[65], run[65];
     int64_t created_ms, bytes, examples;
     int rank;

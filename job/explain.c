@@ -17,8 +17,10 @@ void nightly_policy(const struct settings *settings, const attune_nightly_option
 }
 
 void nightly_sensors(const struct policy *policy, const attune_nightly_options *options, struct sensors_options *out) {
-    *out = (struct sensors_options){.sys_root = options->sys_root, .proc_root = options->proc_root,
-                                    .device = options->device, .device_user = options->device_user,
+    *out = (struct sensors_options){.sys_root = options->sys_root,
+                                    .proc_root = options->proc_root,
+                                    .device = options->device,
+                                    .device_user = options->device_user,
                                     .logind = policy->idle_required && !policy->now};
 }
 
@@ -28,8 +30,8 @@ void nightly_sensors(const struct policy *policy, const attune_nightly_options *
 struct after {
     struct store_run_example *examples; /* of the run, by content hash */
     size_t n;
-    int64_t last;                       /* the newest interaction among them */
-    int64_t *others;                    /* interactions of rows that are not */
+    int64_t last;    /* the newest interaction among them */
+    int64_t *others; /* interactions of rows that are not */
     size_t n_others, room;
 };
 
@@ -148,13 +150,15 @@ static void predict(struct look *look, attune_explanation *out) {
         if (store_run_last(look->store, "unfinished", &run, NULL) != ATTUNE_OK || run.steps_done <= 0) return;
         share = (double)(run.steps - run.steps_done) / (double)run.steps_done;
     } else {
-        if (store_run_last(look->store, NULL, &run, NULL) != ATTUNE_OK || run.ended_ms == 0 || run.examples <= 0) return;
+        if (store_run_last(look->store, NULL, &run, NULL) != ATTUNE_OK || run.ended_ms == 0 || run.examples <= 0)
+            return;
         share = (double)out->rows_planned / (double)(run.examples + run.held_out);
     }
     double seconds = run.seconds * share;
     if (!isfinite(seconds) || seconds <= 0) return;
     out->seconds_predicted = seconds;
-    if (governed_cost(look->store, &look->settings, look->threads, 1, &cost, NULL) == ATTUNE_OK && isfinite(cost.watts * seconds))
+    if (governed_cost(look->store, &look->settings, look->threads, 1, &cost, NULL) == ATTUNE_OK &&
+        isfinite(cost.watts * seconds))
         out->joules_predicted = cost.watts * seconds;
 }
 
@@ -211,8 +215,7 @@ int attune_nightly_explain(const char *home, const attune_nightly_options *optio
     if (code != ATTUNE_OK) goto out;
     policy_decide(&look.policy, &look.now, &look.spent, &state, &decision);
     snprintf(told.verdict, sizeof told.verdict, "%s", verdict_name(decision.verdict));
-    snprintf(told.reason, sizeof told.reason, "%s",
-             decision.reason == REASON_NONE ? "" : reason_text(decision.reason));
+    snprintf(told.reason, sizeof told.reason, "%s", decision.reason == REASON_NONE ? "" : reason_text(decision.reason));
     told.wait_s = decision.wait_s;
     snprintf(told.device, sizeof told.device, "%s", devices[look.settings.device]);
     tell_work(&look, &told);

@@ -22,10 +22,10 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-static const double WAIT_SECONDS = 1;       /* of one step that waits */
+static const double WAIT_SECONDS = 1;        /* of one step that waits */
 static const double IN_MEMORY_SECONDS = 300; /* that a job which may not go on stays open */
 static const double MAINTAIN_SECONDS = 0.5;
-static const double LOOK_SECONDS = 60;       /* between two looks at what there is to learn */
+static const double LOOK_SECONDS = 60; /* between two looks at what there is to learn */
 
 struct attune_nightly {
     char home[HOME_PATH_MAX];
@@ -33,23 +33,23 @@ struct attune_nightly {
     unsigned char key[ATTUNE_KEY_BYTES];
     struct settings settings;
     struct policy policy;
-    int wait;                  /* as the call or the settings have it */
-    int lock, wake[2];         /* wake: a pipe that cancel writes to */
+    int wait;          /* as the call or the settings have it */
+    int lock, wake[2]; /* wake: a pipe that cancel writes to */
     attune_store *store;
     struct governor *governor; /* while no job is open */
     attune_job *_Atomic job;
     atomic_int cancelled, cancelling; /* cancelling: calls of cancel that may hold the job */
 
-    struct store_night night;  /* number 0: no row yet */
+    struct store_night night; /* number 0: no row yet */
     attune_nightly_report report;
-    int ended, code;           /* code: of every step from now on */
-    int maintained, worked;    /* worked: a job was open in this call */
-    int doubts;                /* the job paused, one time after the other, though nothing is against going on */
-    double looked_at;          /* job_now() of the last look at what there is to learn; 0: none yet */
-    double stopped_at;         /* job_now() since when it may not run; 0: it may */
-    double seconds;            /* of jobs that were open in this call, and their joules */
+    int ended, code;        /* code: of every step from now on */
+    int maintained, worked; /* worked: a job was open in this call */
+    int doubts;             /* the job paused, one time after the other, though nothing is against going on */
+    double looked_at;       /* job_now() of the last look at what there is to learn; 0: none yet */
+    double stopped_at;      /* job_now() since when it may not run; 0: it may */
+    double seconds;         /* of jobs that were open in this call, and their joules */
     struct joules joules;
-    char marked[24];           /* reason of the last moment that was kept while it waited */
+    char marked[24]; /* reason of the last moment that was kept while it waited */
     double celsius;
 };
 
@@ -185,8 +185,11 @@ static void close_job(attune_nightly *n) {
 static void prepare_night(attune_nightly *n) {
     if (n->night.number) return;
     int64_t now = home_now_ms();
-    n->night = (struct store_night){.started_ms = now, .night_ms = window_night(&n->policy.window, now),
-                                    .loss_before = NAN, .loss_after = NAN, .celsius_max = NAN};
+    n->night = (struct store_night){.started_ms = now,
+                                    .night_ms = window_night(&n->policy.window, now),
+                                    .loss_before = NAN,
+                                    .loss_after = NAN,
+                                    .celsius_max = NAN};
     snprintf(n->night.kind, sizeof n->night.kind, "nightly");
     snprintf(n->night.state, sizeof n->night.state, "running");
 }
@@ -319,7 +322,10 @@ static void mark(attune_nightly *n, const struct decision *d) {
     struct snapshot now;
     if (!n->night.number || !n->governor || strcmp(n->marked, reason_name(d->reason)) == 0) return;
     governor_state(n->governor, &now, NULL, NULL);
-    struct store_moment m = {.time_ms = now.wall_ms, .celsius = now.celsius, .watts = NAN, .loss = NAN,
+    struct store_moment m = {.time_ms = now.wall_ms,
+                             .celsius = now.celsius,
+                             .watts = NAN,
+                             .loss = NAN,
                              .percent = now.power.percent < 0 ? NAN : now.power.percent,
                              .joules = n->night.joules_measured + n->night.joules_battery + n->night.joules_modelled,
                              .steps = n->night.steps};
@@ -341,8 +347,9 @@ static int not_now(attune_nightly *n, const struct decision *d, const char *reas
         n->report.pauses += n->worked;
     }
     n->report.wait_s = d->wait_s;
-    if (!may_wait(n, d)) return end(n, ATTUNE_PAUSED, n->night.number ? "paused" : "waiting", reason,
-                                    n->policy.now || window_contains(&n->policy.window, home_now_ms()), err);
+    if (!may_wait(n, d))
+        return end(n, ATTUNE_PAUSED, n->night.number ? "paused" : "waiting", reason,
+                   n->policy.now || window_contains(&n->policy.window, home_now_ms()), err);
     snprintf(n->report.state, sizeof n->report.state, "waiting");
     snprintf(n->report.reason, sizeof n->report.reason, "%s", reason);
     if (now - n->stopped_at > IN_MEMORY_SECONDS) close_job(n);
@@ -355,8 +362,10 @@ static int not_now(attune_nightly *n, const struct decision *d, const char *reas
 
 /* Budgets are not its: waiting is no work. */
 static int open_governor(attune_nightly *n, attune_error *err) {
-    struct governor_options options = {.policy = n->policy, .watts_per_cpu = n->settings.watts_per_cpu,
-                                       .event_fd = n->options.event_fd > 0 ? n->options.event_fd : -1, .thread = 1};
+    struct governor_options options = {.policy = n->policy,
+                                       .watts_per_cpu = n->settings.watts_per_cpu,
+                                       .event_fd = n->options.event_fd > 0 ? n->options.event_fd : -1,
+                                       .thread = 1};
     struct policy *p = &options.policy;
     nightly_sensors(&n->policy, &n->options, &options.sensors);
     p->seconds_run = p->seconds_night = p->seconds_week = p->joules_run = p->joules_night = p->joules_week = 0;

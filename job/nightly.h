@@ -1,4 +1,4 @@
-/* What the parts of attune nightly share: what there is to learn, whether the device may be used, what is cleared away. */
+/* What the parts of attune nightly share: what there is to learn, whose policy, what is cleared away. */
 #ifndef JOB_NIGHTLY_H
 #define JOB_NIGHTLY_H
 

@@ -29,7 +29,7 @@ struct version {
 struct versions {
     struct version *items; /* by number, rising */
     size_t n, room;
-    int failed;            /* no memory */
+    int failed; /* no memory */
 };
 
 static int add_version(const attune_adapter_info *info, void *user) {
@@ -87,8 +87,10 @@ static int sweep_adapters(const char *home, attune_store *store, size_t keep, at
     if (store_run_last(store, "unfinished", &run, NULL) == ATTUNE_OK) keep_line(&v, run.parent, 0);
     for (size_t i = v.n; i-- > 0;) {
         if (!v.items[i].old) continue;
-        if (keep > 0) keep--;
-        else if (!v.items[i].kept) remove_version(home, &v.items[i]);
+        if (keep > 0)
+            keep--;
+        else if (!v.items[i].kept)
+            remove_version(home, &v.items[i]);
     }
 out:
     free(v.items);

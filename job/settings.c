@@ -463,7 +463,8 @@ int settings_device_parse(const char *text, enum device_kind *out, attune_error 
     static const struct key key = {.name = "device", .choices = DEVICES};
     size_t choice;
     if (!parse_choice(&key, text, &choice))
-        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "there is no device \"%.40s\": laptop, phone or desktop", text);
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "there is no device \"%.40s\": laptop, phone or desktop",
+                         text);
     *out = (enum device_kind)choice;
     return ATTUNE_OK;
 }

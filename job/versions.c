@@ -147,8 +147,8 @@ static int read_version(const struct opened *o, int number, struct model **model
                          number);
     if (retention_removed(o->home, info))
         return error_set(err, ATTUNE_ERROR_NOT_FOUND, NULL,
-                         "the file of adapter %d was removed (attune.conf: keep_adapters); `attune adapters list` shows "
-                         "those that are kept",
+                         "the file of adapter %d was removed (attune.conf: keep_adapters); `attune adapters list` tells "
+                         "which are kept",
                          number);
     code = open_model(o->home, model, err);
     return code == ATTUNE_OK ? home_adapter_read(o->home, *model, number, info->sha256, lora, err) : code;

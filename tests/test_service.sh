@@ -175,5 +175,35 @@ if command -v systemd-analyze >/dev/null; then
     is "what it says" "$(grep -F attune-nightly "$D/err")" ""
 fi
 
+# ---- what systemd is told by the service itself: ready first, the watchdog fed, stopping last ----
+if ldd "$ATTUNE" | grep -q libsystemd && command -v python3 >/dev/null; then
+    what="attune nightly, as a service"
+    expect 0 import "$ROOT/examples/personas/sailor.jsonl" --consent --home "$H"
+    sed -i 's/^max_tokens = .*/max_tokens = 160/; s/^without_sensors = .*/without_sensors = run/; s/^rank = .*/rank = 2/' \
+        "$H/attune.conf"
+    python3 - "$ATTUNE" "$H" "$D/notify" >"$D/out" 2>"$D/err" <<'END'
+import os, socket, subprocess, sys, threading
+attune, home, path = sys.argv[1:]
+told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+told.bind(path)
+messages = []
+def listen():  # a queue of such a socket holds ten: as systemd does, it is read all the time
+    while not messages or messages[-1] != "STOPPING=1":
+        messages.append(told.recv(4096).decode())
+listener = threading.Thread(target=listen, daemon=True)
+listener.start()
+environment = dict(os.environ, NOTIFY_SOCKET=path, WATCHDOG_USEC="40000")
+code = subprocess.run([attune, "nightly", "--now", "--threads", "1", "--home", home], env=environment,
+                      stdout=subprocess.DEVNULL, timeout=120).returncode
+listener.join(10)
+print("code", code)
+print("first", messages[0] if messages else "")
+print("last", messages[-1] if messages else "")
+print("watchdog", "WATCHDOG=1" in messages)
+print("status", any(m.startswith("STATUS=train") for m in messages))
+END
+    is "what it told" "$(tr '\n' ';' <"$D/out")" "code 0;first READY=1;last STOPPING=1;watchdog True;status True;"
+fi
+
 printf '%s checks, %s failures\n' "$checks" "$failures"
 [ "$failures" -eq 0 ]
