@@ -146,33 +146,3 @@ double power_read_watts(const char *sys_root, struct power_snapshot *out) {
 }
 
 void power_read(const char *sys_root, struct power_snapshot *out) { (void)power_read_watts(sys_root, out); }
-
-enum power_decision power_decide(const struct power_snapshot *s, const struct power_policy *policy,
-                                 const char **reason) {
-    const char *unused;
-    if (!reason) reason = &unused;
-    if (policy->charger_required) {
-        if (s->supply == POWER_UNKNOWN) {
-            *reason = "the power supply cannot be read";
-            return POWER_STOP;
-        }
-        if (s->supply == POWER_BATTERY) {
-            *reason = "not on a charger";
-            return POWER_STOP;
-        }
-        if (s->discharging) {
-            *reason = "on a charger, but the battery is discharging";
-            return POWER_STOP;
-        }
-    }
-    if (s->battery && s->percent < 0 && policy->percent_min > 0) {
-        *reason = "the battery's charge cannot be read";
-        return POWER_STOP;
-    }
-    if (s->battery && s->percent >= 0 && s->percent < policy->percent_min) {
-        *reason = "the battery is below the minimum charge";
-        return POWER_STOP;
-    }
-    *reason = "on mains";
-    return POWER_RUN;
-}

@@ -1,6 +1,4 @@
-/* Power: is this device on a charger? Sensors behind an injectable root, and a pure policy.
- *
- * Knows nothing of models or SQL. It answers run or stop with a reason; unknown means stop. */
+/* Power: is this device on a charger? The supplies and batteries of sysfs, behind an injectable root. */
 #ifndef ENERGY_POWER_H
 #define ENERGY_POWER_H
 
@@ -20,14 +18,5 @@ void power_read(const char *sys_root, struct power_snapshot *out);
 /* The same; returns the watts that leave the batteries that discharge: from the magnitudes of power_now, else of
  * current_now and voltage_now. NaN: none discharges, or one of them does not tell. */
 double power_read_watts(const char *sys_root, struct power_snapshot *out);
-
-struct power_policy {
-    int charger_required;
-    int percent_min; /* of the battery */
-};
-enum power_decision { POWER_RUN, POWER_STOP };
-/* Pure. reason (nullable): constant text. */
-enum power_decision power_decide(const struct power_snapshot *snapshot, const struct power_policy *policy,
-                                 const char **reason);
 
 #endif

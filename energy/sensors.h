@@ -67,7 +67,8 @@ struct thermal *thermal_open(void); /* NULL: no memory */
 void thermal_close(struct thermal *thermal);
 enum { CELSIUS_LOW = -40, CELSIUS_HIGH = 150 }; /* no thermometer of a device shows either */
 /* sys_root/class/thermal/thermal_zone*: millidegrees; at or below -40 C and from 150 C on are not believed, nor is a
- * zone that shows the very same value for ten minutes while the others, or the CPU's work, say otherwise. */
+ * zone that shows the very same value for ten minutes, an hour where it has moved before, while the others, or the
+ * CPU's work, say otherwise. */
 double thermal_read(struct thermal *thermal, const char *sys_root, const struct snapshot *now);
 
 /* rapl.c: sys_root/class/powercap/intel-rapl:N of packages, ordered by name. Returns how many there are; 0 too where

@@ -63,7 +63,7 @@ static void zone_note(struct thermal *t, struct zone *zone, long long value, con
         zone->looks++;
         return;
     }
-    zone->moved |= zone->known;
+    zone->moved = zone->known;
     zone->known = 1;
     zone->value = value;
     zone->looks = 1;

@@ -369,60 +369,6 @@ static void test_links(void **state) {
     unknown("more supplies than any device has");
 }
 
-/* ---- the policy ---- */
-
-static void test_policy(void **state) {
-    (void)state;
-    static const struct {
-        struct power_snapshot snapshot;
-        struct power_policy policy;
-        enum power_decision wanted;
-    } table[] = {
-        /* supply, battery, percent, discharging; charger required, least percent */
-        {{POWER_MAINS, 0, -1, 0}, {1, 30}, POWER_RUN},
-        {{POWER_MAINS, 1, 71, 0}, {1, 30}, POWER_RUN},
-        {{POWER_MAINS, 1, 30, 0}, {1, 30}, POWER_RUN},
-        {{POWER_MAINS, 1, 29, 0}, {1, 30}, POWER_STOP},
-        {{POWER_MAINS, 1, 100, 1}, {1, 30}, POWER_STOP},
-        {{POWER_MAINS, 1, 0, 0}, {1, 0}, POWER_RUN},
-        {{POWER_MAINS, 1, -1, 0}, {1, 30}, POWER_STOP}, /* a battery that tells no charge */
-        {{POWER_MAINS, 1, -1, 0}, {1, 0}, POWER_RUN},
-        {{POWER_BATTERY, 1, 100, 1}, {1, 0}, POWER_STOP},
-        {{POWER_BATTERY, 1, 100, 0}, {1, 0}, POWER_STOP},
-        {{POWER_BATTERY, 0, -1, 0}, {1, 0}, POWER_STOP},
-        {{POWER_UNKNOWN, 0, -1, 0}, {1, 0}, POWER_STOP},
-        {{POWER_UNKNOWN, 1, 100, 0}, {1, 0}, POWER_STOP},
-        {{POWER_BATTERY, 1, 50, 1}, {0, 30}, POWER_RUN},
-        {{POWER_BATTERY, 1, 29, 1}, {0, 30}, POWER_STOP},
-        {{POWER_BATTERY, 1, -1, 1}, {0, 30}, POWER_STOP},
-        {{POWER_BATTERY, 1, 0, 1}, {0, 0}, POWER_RUN},
-        {{POWER_UNKNOWN, 0, -1, 0}, {0, 0}, POWER_RUN},
-        {{POWER_MAINS, 1, 99, 0}, {1, 100}, POWER_STOP},
-    };
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
-        const char *reason = NULL;
-        if (power_decide(&table[i].snapshot, &table[i].policy, &reason) != table[i].wanted)
-            fail_msg("row %zu: %s", i, reason);
-        assert_true(reason && *reason);
-        assert_int_equal(power_decide(&table[i].snapshot, &table[i].policy, NULL), table[i].wanted);
-    }
-}
-
-/* Whatever a snapshot says: without a charger, or with a battery below the least charge, nothing runs. */
-static void test_policy_never_runs_ineligible(void **state) {
-    (void)state;
-    for (int supply = POWER_UNKNOWN; supply <= POWER_BATTERY; supply++)
-        for (int bits = 0; bits < 8; bits++)
-            for (int percent = -1; percent <= 100; percent++)
-                for (int least = 0; least <= 100; least += 10) {
-                    struct power_snapshot s = {(enum power_supply)supply, bits & 1, percent, bits >> 1 & 1};
-                    struct power_policy policy = {bits >> 2 & 1, least};
-                    int eligible = (!policy.charger_required || (supply == POWER_MAINS && !s.discharging)) &&
-                                   (!s.battery || least == 0 || percent >= least);
-                    assert_int_equal(power_decide(&s, &policy, NULL) == POWER_RUN, eligible);
-                }
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_devices),
@@ -432,8 +378,6 @@ int main(void) {
         cmocka_unit_test(test_watts),
         cmocka_unit_test(test_charge_of_several),
         cmocka_unit_test(test_links),
-        cmocka_unit_test(test_policy),
-        cmocka_unit_test(test_policy_never_runs_ineligible),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
