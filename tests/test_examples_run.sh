@@ -32,7 +32,9 @@ comm -13 "$work/known" "$work/quoted" >"$work/strange"
 # ---- a home with few settings, whatever powers this machine ----
 "$attune" init --home "$home" --base "$root/tests/golden/tiny_llama.gguf" --consent >/dev/null
 sed 's/^rank = .*/rank = 2/; s/^learning_rate = .*/learning_rate = 0.01/; s/^max_tokens = .*/max_tokens = 400/
-    s/^micro_tokens = .*/micro_tokens = 400/; s/^charger = .*/charger = ignored/; s/^battery_min = .*/battery_min = 0/' \
+    s/^micro_tokens = .*/micro_tokens = 400/; s/^charger = .*/charger = ignored/; s/^battery_min = .*/battery_min = 0/
+    s/^window = .*/window = always/; s/^idle = .*/idle = ignored/; s/^temperature_max = .*/temperature_max = 0/
+    s/^pressure_\([a-z]*\) = .*/pressure_\1 = 0/; s/^memory_free = .*/memory_free = none/' \
     "$home/attune.conf" >"$work/conf" && cp "$work/conf" "$home/attune.conf"
 
 # ---- an app records ----
@@ -49,6 +51,19 @@ head -n 16 "$root/examples/personas/sailor.jsonl" | "$attune" import --home "$ho
 "$built/nightly_job" "$home" >"$work/out" 2>"$work/err" || fail "nightly_job: $(cat "$work/out" "$work/err")"
 grep -q '^published: ' "$work/out" || fail "nightly_job said: $(cat "$work/out")"
 is active_adapter 1 "after the nightly job"
+
+# ---- a slice of a night, on a device that the app tells of ----
+sed 's/^charger = .*/charger = required/; s/^battery_min = .*/battery_min = 30/' "$home/attune.conf" >"$work/conf" &&
+    cp "$work/conf" "$home/attune.conf"
+code=0
+"$built/night_slice" "$home" 80 unplugged >"$work/out" 2>"$work/err" || code=$?
+[ $code = 3 ] && grep -q '^waiting: not on a charger' "$work/out" || fail "night_slice unplugged gave $code: $(cat "$work/out" "$work/err")"
+code=0
+"$built/night_slice" "$home" 20 >"$work/out" 2>"$work/err" || code=$?
+[ $code = 3 ] && grep -q '^waiting: .*battery' "$work/out" || fail "night_slice at 20 % gave $code: $(cat "$work/out" "$work/err")"
+head -n 40 "$root/examples/personas/sailor.jsonl" | "$attune" import --home "$home" - >/dev/null
+"$built/night_slice" "$home" 80 >"$work/out" 2>"$work/err" || fail "night_slice: $(cat "$work/out" "$work/err")"
+grep -q '^published: \|^refused: ' "$work/out" || fail "night_slice said: $(cat "$work/out")"
 
 # ---- an app asks, and records what was answered ----
 before=$(field interactions)
