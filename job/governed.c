@@ -174,6 +174,8 @@ static void take_policy(struct governed *g) {
     g->policy.seconds_run = 0;
     if (o->energy_j > 0) g->policy.joules_run = o->energy_j;
     if (!(g->policy.duty > 0)) g->policy.duty = 1;
+    /* A throttle takes half of them: it has to know how many there are. */
+    if (!g->policy.threads) g->policy.threads = pool_threads(g->job->pool);
     if (!(g->policy.modelled_guard >= 1)) g->policy.modelled_guard = 1;
 }
 
