@@ -428,6 +428,9 @@ static struct left left_of(const attune_job *job) {
     double counted = sum > 0 ? joules_counted(&spent.run, p->modelled_guard) / sum : p->modelled_guard;
     double rate = fmax(w * counted, 1e-9);
     double since = rate * (ledger.began ? fmax(job_now() - ledger.open_monotonic, age) : age);
+    /* CPU time since then knows better when others have just left the machine to this process */
+    double cpu = clock_system.cpu(NULL) - (ledger.began ? ledger.open_cpu : now.cpu);
+    since = fmax(since, ledger.watts_per_cpu * cpu * counted);
     if (g->seconds > 0) limit(&left, g->seconds - (job_now() - job->opened), "the time budget");
     if (p->seconds_night > 0) limit(&left, p->seconds_night - spent.seconds_night - age, "the night's time budget");
     if (p->seconds_week > 0) limit(&left, p->seconds_week - spent.seconds_week - age, "the week's time budget");
