@@ -26,6 +26,7 @@ struct line_editor {
     EditLine *edit; /* NULL: lines as they come */
     History *history;
     mbstate_t character; /* bytes of one that is not whole yet */
+    bool asked;          /* the terminal, to mark what is pasted into this line */
 #endif
 };
 
@@ -58,6 +59,9 @@ static bool wait_for_byte(const struct line_editor *e) {
  * 0: the end; -1: an error, or interrupted. */
 static int read_character(EditLine *edit, wchar_t *out) {
     struct line_editor *e = editor_of(edit);
+    /* Here, and not with the prompt: libedit shows that before it takes the terminal over. */
+    if (!e->asked) fputs("\033[?2004h", stderr);
+    e->asked = true;
     for (;;) {
         char byte;
         if (!wait_for_byte(e)) return -1;
@@ -125,7 +129,7 @@ static enum line_read read_edited(struct line_editor *e, const char *prompt, cha
     int n = 0;
     e->prompt = prompt;
     e->character = (mbstate_t){0};
-    fputs("\033[?2004h", stderr);
+    e->asked = false;
     const char *text = el_gets(e->edit, &n);
     fputs("\033[?2004l", stderr);
     if (!text || n <= 0) {

@@ -376,9 +376,10 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 END
 }
 has_line_editing() { ldd "$ATTUNE" | grep -q libedit; }
-# The editor draws its prompt again when it likes; it asks for marks around what is pasted once, when it awaits a line.
+# The editor draws its prompt again when it likes, and before it takes the terminal over, which would keep control
+# characters typed that early; it asks for marks around what is pasted once, when it awaits the first key of a line.
 prompt='> ' taken='\r\n'
-! has_line_editing || prompt='\x1b[?2004h> ' taken='\x1b[?2004l'
+! has_line_editing || prompt='\x1b[?2004h' taken='\x1b[?2004l'
 
 BASE=$ROOT/tests/golden/tiny_llama.gguf
 new_home
