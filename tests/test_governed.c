@@ -37,7 +37,6 @@ static attune_job *open_job(struct homes *f, attune_job_options options, const s
     OK(attune_job_open(f->home, &options, &job, &f->err));
     governed_close(job);
     job->settings.policy = *policy;
-    job->settings.watts_per_cpu = 8;
     OK(governed_open(job, &f->err));
     return job;
 }
@@ -202,6 +201,7 @@ static void test_thirty_slices(void **state) {
 static const double WATTS = 20;
 struct meter {
     char path[256], next[264];
+    double told, late; /* CPU seconds: as last told, the most between two tellings: a thread may have to wait its turn */
     atomic_int quit;
     pthread_t thread;
 };
@@ -210,13 +210,19 @@ static double process_cpu(void) {
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
+static void meter_tell(struct meter *meter) {
+    char text[32];
+    double cpu = process_cpu();
+    snprintf(text, sizeof text, "%lld\n", 100000000000LL + (long long)(1e6 * WATTS * cpu));
+    write_text(meter->next, text); /* a reader sees the one or the other, as in sysfs */
+    assert_int_equal(rename(meter->next, meter->path), 0);
+    meter->late = fmax(meter->late, process_cpu() - meter->told);
+    meter->told = cpu;
+}
 static void *turn(void *user) {
     struct meter *meter = user;
     while (!atomic_load(&meter->quit)) {
-        char text[32];
-        snprintf(text, sizeof text, "%lld\n", 100000000000LL + (long long)(1e6 * WATTS * process_cpu()));
-        write_text(meter->next, text); /* a reader sees the one or the other, as in sysfs */
-        assert_int_equal(rename(meter->next, meter->path), 0);
+        meter_tell(meter);
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
     return NULL;
@@ -225,9 +231,11 @@ static void meter_start(const struct homes *f, struct meter *meter) {
     shell("mkdir -p %s/sys/class/powercap/intel-rapl:0", f->folder);
     write_text(in_folder(f, "sys/class/powercap/intel-rapl:0/name"), "package-0\n");
     write_text(in_folder(f, "sys/class/powercap/intel-rapl:0/max_energy_range_uj"), "262143328850\n");
-    write_text(in_folder(f, "sys/class/powercap/intel-rapl:0/energy_uj"), "100000000000\n");
     snprintf(meter->path, sizeof meter->path, "%s", in_folder(f, "sys/class/powercap/intel-rapl:0/energy_uj"));
     snprintf(meter->next, sizeof meter->next, "%s.next", meter->path);
+    meter->told = process_cpu();
+    meter->late = 0;
+    meter_tell(meter); /* what ran before is in the first reading, not in the first difference */
     atomic_store(&meter->quit, 0);
     assert_int_equal(pthread_create(&meter->thread, NULL, turn, meter), 0);
 }
@@ -265,11 +273,12 @@ static void test_energy_by_a_counter(void **state) {
     attune_job_close(job);
     double used = WATTS * (process_cpu() - cpu);
     meter_stop(&meter);
-    print_message("budget 50 J: used %.1f J, the ledger has %.1f J measured, %.1f J modelled\n", used,
-                  r.joules_measured, r.joules_modelled);
-    assert_true(used <= 1.03 * options.energy_j);
+    double late = WATTS * meter.late; /* nobody can know of these */
+    print_message("budget 50 J: used %.1f J, the ledger has %.1f J measured, %.1f J modelled; the meter was up to "
+                  "%.1f J late\n", used, r.joules_measured, r.joules_modelled, late);
+    assert_true(used <= 1.03 * options.energy_j + late);
     assert_true(used >= 0.5 * options.energy_j);
-    assert_true(r.joules_measured > 0.5 * used && r.joules_measured <= used);
+    assert_true(r.joules_measured > 0.5 * used && r.joules_measured <= used + late);
     double kept = atof(sql_text(f, "SELECT joules_measured + joules_modelled FROM night ORDER BY number DESC"));
     assert_true(kept >= r.joules_measured + r.joules_modelled && kept <= 1.1 * used);
 }
@@ -382,6 +391,7 @@ static void test_rows_of_nights(void **state) {
     struct policy policy = charger_alone();
     attune_job_options options = {.size = sizeof options};
     make_quick_home(f, 9);
+    set_key(f, "watts_per_cpu", "8");
     supply(f, 1);
     /* a run that was killed an hour ago is charged for a minute, and marked */
     sql(f, "INSERT INTO night (night_ms, started_ms, ended_ms, kind, state, reason, run, runs, tokens, steps, seconds, "
