@@ -11,7 +11,7 @@ struct adapter_record {
     char base_sha256[65]; /* "" in a file that was not written by attune */
     char run[65];
     char parent_sha256[65]; /* of the parent adapter's file, "" for none */
-    char configuration[1024];
+    char configuration[2048];
     char origin[16]; /* "trained" or "imported" */
 };
 

@@ -113,7 +113,7 @@ static int train_rows(struct bench *b, struct trainer *trainer, const struct exa
 /* ---- random tokens ---- */
 
 static int one_example(const struct bench *b, struct example_set *set, attune_error *err) {
-    struct example e = {.n = b->tokens + 1, .n_supervised = b->tokens, .key = 1};
+    struct example e = {.weight = 1, .n = b->tokens + 1, .n_supervised = b->tokens, .key = 1};
     e.ids = malloc(e.n * sizeof *e.ids);
     e.supervised = malloc(e.n);
     set->items = malloc(sizeof *set->items);

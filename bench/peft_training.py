@@ -112,12 +112,12 @@ def weighted_loss(model, inputs, wanted):
 # ---- training ----
 
 
-def load(folder, dtype, checkpointing):
+def load(folder, dtype, checkpointing, seed=1):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(int(os.environ.get("PEER_THREADS") or len(os.sched_getaffinity(0))))
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(Path(folder) / dtype, dtype=getattr(torch, dtype))
     config = LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=MODULES)
     model = get_peft_model(model, config)
@@ -134,12 +134,12 @@ def set_checkpointing(model, on):
         model.gradient_checkpointing_disable()
 
 
-def rate_of(step, steps):
+def rate_of(step, steps, highest=RATE):
     """Warm-up, then cosine: attune's default schedule."""
     warmup = math.floor(WARMUP * steps)
     if step < warmup:
-        return RATE * (step + 1) / (warmup + 1)
-    return RATE * 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(steps - warmup, 1), 1)))
+        return highest * (step + 1) / (warmup + 1)
+    return highest * 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(steps - warmup, 1), 1)))
 
 
 class Trainer:
@@ -169,13 +169,13 @@ def count(rows):
 
 
 def train(o):
-    model = load(o.folder, o.dtype, o.checkpointing)
+    model = load(o.folder, o.dtype, o.checkpointing, o.seed)
     rows = read_tokens(o.tokens)
     trainer = Trainer(model)
     steps = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)] * o.epochs
     loaded = time.perf_counter()
     for i, step in enumerate(steps):
-        loss = trainer.step(step, o.layout, rate_of(i, len(steps)))
+        loss = trainer.step(step, o.layout, rate_of(i, len(steps), o.rate))
     trained = time.perf_counter()
     model.save_pretrained(o.out)
     return count(rows * o.epochs) | {
@@ -308,6 +308,8 @@ def main():
     p.add_argument("--layout", choices=LAYOUTS, required=True)
     p.add_argument("--checkpointing", action="store_true")
     p.add_argument("--epochs", type=int, default=1)
+    p.add_argument("--rate", type=float, default=RATE, help="the highest; default attune's")
+    p.add_argument("--seed", type=int, default=1, help="of the adapter's first weights")
     p.add_argument("--out", required=True)
     verbs.add_parser("versions")
     o = parser.parse_args()

@@ -169,14 +169,17 @@ static int show(const struct adapters *a) {
     attune_error err = {0};
     attune_adapter_info info;
     struct drifts drifts = {.n = 0};
+    struct criteria_seen criteria = {.n = 0};
     ATTUNE_INIT(info);
     int code = take_number(a, false, &number);
     if (code != CLI_GO) return code;
     if (attune_adapter_get(a->cli->home, number, &info, &err) != ATTUNE_OK ||
-        attune_adapter_drift(a->cli->home, number, on_drift, &drifts, &err) != ATTUNE_OK)
+        attune_adapter_drift(a->cli->home, number, on_drift, &drifts, &err) != ATTUNE_OK ||
+        attune_adapter_criteria(a->cli->home, number, cli_note_criterion, &criteria, &err) != ATTUNE_OK)
         return cli_fail(&err);
     if (a->cli->json) {
         json_t *object = info_json(&info);
+        json_object_set_new(object, "criteria", cli_criteria_json(&criteria));
         json_object_set_new(object, "drift", drifts_json(&drifts, &info));
         return cli_json(object);
     }
@@ -191,6 +194,7 @@ static int show(const struct adapters *a) {
     cli_field("size", "%s", cli_bytes((double)info.bytes).text);
     cli_field("sha256", "%s", info.sha256);
     if (info.run[0]) cli_field("run", "%s", info.run);
+    cli_criteria_print(&criteria);
     print_drifts(&drifts, &info);
     return CLI_DONE;
 }

@@ -308,4 +308,15 @@ void cli_progress_open(struct progress *progress);
 void cli_progress_draw(struct progress *progress, const attune_progress *now);
 void cli_progress_clear(struct progress *progress);
 
+/* ---- what a run was judged by: judged_by.c ---- */
+
+enum { CLI_CRITERIA_MAX = 16 }; /* more than there are */
+struct criteria_seen {
+    attune_criterion items[CLI_CRITERIA_MAX];
+    size_t n;
+};
+int cli_note_criterion(const attune_criterion *criterion, void *seen); /* an attune_criterion_callback */
+json_t *cli_criteria_json(const struct criteria_seen *seen);
+void cli_criteria_print(const struct criteria_seen *seen); /* a table; nothing where there are none */
+
 #endif

@@ -38,7 +38,7 @@ static void set_figures(json_t *object, const struct figures *f) {
     json_object_set_new(object, "scrub_pending", f->locked ? json_null() : json_boolean(s->scrub_pending));
 }
 
-static void set_run(json_t *object, const attune_status *s) {
+static void set_run(json_t *object, const attune_status *s, const struct criteria_seen *criteria) {
     bool any = s->run_started_ms != 0;
     json_object_set_new(object, "run_started_ms", cli_json_time(s->run_started_ms));
     json_object_set_new(object, "run_state", any ? cli_json_text(s->run_state) : json_null());
@@ -50,9 +50,11 @@ static void set_run(json_t *object, const attune_status *s) {
     json_object_set_new(object, "run_steps", any ? json_integer(s->run_steps) : json_null());
     json_object_set_new(object, "run_steps_done", any ? json_integer(s->run_steps_done) : json_null());
     json_object_set_new(object, "run_tokens_per_s", any ? cli_json_number(s->run_tokens_per_s) : json_null());
+    json_object_set_new(object, "run_criteria", cli_criteria_json(criteria));
 }
 
-static int print_json(const attune_status *s, const struct figures *figures, const struct nights *nights) {
+static int print_json(const attune_status *s, const struct figures *figures, const struct nights *nights,
+                      const struct criteria_seen *criteria) {
     json_t *object = json_pack(
         "{s:o, s:o, s:o, s:s, s:b, s:b, s:I, s:I, s:I, s:I, s:i, s:i}", "home", cli_json_text(s->home), "base_path",
         cli_json_text(s->base_path), "base_name", cli_json_text(s->base_name), "base_sha256", s->base_sha256, "base_ok",
@@ -60,7 +62,7 @@ static int print_json(const attune_status *s, const struct figures *figures, con
         (json_int_t)s->consented, "feedback", (json_int_t)s->feedback, "examples_new", (json_int_t)s->examples_new,
         "active_adapter", s->active_adapter, "n_adapters", s->n_adapters);
     if (object) set_figures(object, figures);
-    if (object) set_run(object, s);
+    if (object) set_run(object, s, criteria);
     if (object) json_object_set_new(object, "night", nights->n ? cli_night_json(&nights->items[0]) : json_null());
     return cli_json(object);
 }
@@ -163,14 +165,17 @@ static int run(struct cli *cli, int argc, char **argv) {
     attune_status status;
     struct figures figures = {0};
     struct nights nights;
+    struct criteria_seen criteria = {.n = 0};
     ATTUNE_INIT(status);
-    if (attune_home_status(cli->home, &status, &err) != ATTUNE_OK) return cli_fail(&err);
+    if (attune_home_status(cli->home, &status, &err) != ATTUNE_OK ||
+        attune_run_criteria(cli->home, cli_note_criterion, &criteria, &err) != ATTUNE_OK)
+        return cli_fail(&err);
     code = read_figures(cli, &figures);
     if (code != CLI_GO) return code;
     code = cli_nights_read(cli, 0, 0, 1, &nights);
     if (code != CLI_GO) return code;
     code = CLI_DONE;
-    if (cli->json) code = print_json(&status, &figures, &nights);
+    if (cli->json) code = print_json(&status, &figures, &nights, &criteria);
     else print_people(&status, &figures, &nights);
     cli_nights_free(&nights);
     return code;

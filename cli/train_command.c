@@ -39,7 +39,7 @@ static json_t *energy_json(const attune_job_report *r) {
                      "retry_s", cli_json_number(r->retry_s), "throttled", r->throttled);
 }
 
-static int print_json(const attune_job_report *r) {
+static int print_json(const attune_job_report *r, const struct criteria_seen *criteria) {
     const double mib = 1 << 20;
     json_t *energy = energy_json(r), *report = json_pack(
         "{s:b, s:b, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:I,"
@@ -58,6 +58,7 @@ static int print_json(const attune_job_report *r) {
         report = NULL;
     }
     json_decref(energy);
+    if (report) json_object_set_new(report, "criteria", cli_criteria_json(criteria));
     return cli_json(report);
 }
 
@@ -123,9 +124,10 @@ static void print_figures(const attune_job_report *r) {
                   cli_count(r->layers).text);
 }
 
-static void print_people(const attune_job_report *r) {
+static void print_people(const attune_job_report *r, const struct criteria_seen *criteria) {
     print_headline(r);
     if (!is_waiting(r)) print_figures(r);
+    cli_criteria_print(criteria);
     print_next(r);
 }
 
@@ -135,6 +137,7 @@ static int train(const struct cli *cli, attune_job_options *options) {
     attune_error err = {0};
     attune_job *job = NULL;
     attune_job_report report;
+    struct criteria_seen criteria = {.n = 0};
     struct progress progress;
     cli_progress_open(&progress);
     cli_progress_draw(&progress, &(attune_progress){.phase = "load"});
@@ -156,8 +159,10 @@ static int train(const struct cli *cli, attune_job_options *options) {
     else code = step == ATTUNE_PAUSED ? CLI_UNFINISHED : CLI_DONE;
     attune_job_close(job);
     if (code == CLI_FAILED) return code;
-    if (!cli->json) print_people(&report);
-    else if (print_json(&report) != CLI_DONE) return CLI_FAILED;
+    if (report.finished && attune_run_criteria(cli->home, cli_note_criterion, &criteria, &err) != ATTUNE_OK)
+        return cli_fail(&err);
+    if (!cli->json) print_people(&report, &criteria);
+    else if (print_json(&report, &criteria) != CLI_DONE) return CLI_FAILED;
     return code;
 }
 

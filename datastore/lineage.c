@@ -225,12 +225,16 @@ static int update_run(attune_store *store, const struct store_run *run, attune_e
     return code;
 }
 
-int store_run_update(attune_store *store, const struct store_run *run, attune_error *err) {
+int store_run_write(attune_store *store, const struct store_run *run, attune_error *err) {
     int code = check_run_state(run, err);
-    if (code == ATTUNE_OK) code = store_enter(store, err);
+    return code == ATTUNE_OK ? update_run(store, run, err) : code;
+}
+
+int store_run_update(attune_store *store, const struct store_run *run, attune_error *err) {
+    int code = store_enter(store, err);
     if (code != ATTUNE_OK) return code;
     code = store_begin(store, err);
-    if (code == ATTUNE_OK) code = store_end(store, update_run(store, run, err), err);
+    if (code == ATTUNE_OK) code = store_end(store, store_run_write(store, run, err), err);
     store_leave(store);
     return code;
 }
@@ -312,6 +316,47 @@ int store_run_examples(attune_store *store, int64_t run, struct store_run_exampl
                          reading_run, &statement, err);
     if (code == ATTUNE_OK) code = store_bind(store, statement, reading_run, err, "i", run);
     if (code == ATTUNE_OK) code = collect_run_examples(store, statement, &list, &count, err);
+    sqlite3_finalize(statement);
+    store_leave(store);
+    if (code != ATTUNE_OK) {
+        free(list);
+        return code;
+    }
+    *out = list;
+    *n = count;
+    return ATTUNE_OK;
+}
+
+static const char lineage_hashes[] =
+    "WITH RECURSIVE line (parent, run) AS (SELECT parent, run FROM adapter WHERE number = ?"
+    " UNION SELECT a.parent, a.run FROM adapter a JOIN line ON a.number = line.parent)"
+    " SELECT DISTINCT e.content_hash FROM run_example e JOIN line ON e.run = line.run WHERE e.held_out = 0 ORDER BY 1";
+
+static int collect_hashes(attune_store *store, sqlite3_stmt *statement, char (**list)[65], size_t *n,
+                          attune_error *err) {
+    size_t room = 0;
+    int code;
+    while ((code = store_step(store, statement, reading_run, err)) == ATTUNE_CONTINUE) {
+        if (*n == room) {
+            room = room ? 2 * room : 256;
+            char(*more)[65] = realloc(*list, room * sizeof *more);
+            if (!more) return error_set_memory(err, "the rows of a lineage", room * sizeof *more);
+            *list = more;
+        }
+        store_column_text(statement, 0, (*list)[(*n)++], sizeof **list);
+    }
+    return code == ATTUNE_DONE ? ATTUNE_OK : code;
+}
+
+int store_lineage_hashes(attune_store *store, int number, char (**out)[65], size_t *n, attune_error *err) {
+    sqlite3_stmt *statement = NULL;
+    char(*list)[65] = NULL;
+    size_t count = 0;
+    int code = store_enter(store, err);
+    if (code != ATTUNE_OK) return code;
+    code = store_prepare(store, -1, lineage_hashes, reading_run, &statement, err);
+    if (code == ATTUNE_OK) code = store_bind(store, statement, reading_run, err, "i", (int64_t)number);
+    if (code == ATTUNE_OK) code = collect_hashes(store, statement, &list, &count, err);
     sqlite3_finalize(statement);
     store_leave(store);
     if (code != ATTUNE_OK) {

@@ -284,9 +284,38 @@ static const char step_4[] =
     "  updated_ms INTEGER NOT NULL"
     ") STRICT, WITHOUT ROWID;";
 
+/* What a run was judged by, what it saw when it was planned (the newest rows then, so that it can be planned again as it
+ * was), why an adapter is no longer served, and rows that are not learned from before somebody has looked at them. */
+static const char step_5[] =
+    "CREATE TABLE criterion ("
+    "  run INTEGER NOT NULL REFERENCES run (number) ON DELETE CASCADE,"
+    "  position INTEGER NOT NULL,"
+    "  name TEXT NOT NULL,"
+    "  figure REAL,"
+    "  threshold REAL,"
+    "  passed INTEGER NOT NULL CHECK (passed IN (0, 1)),"
+    "  detail TEXT NOT NULL,"
+    "  PRIMARY KEY (run, position)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE TRIGGER criterion_revoked AFTER UPDATE OF state ON adapter WHEN new.state = 'revoked'"
+    " BEGIN DELETE FROM criterion WHERE run = new.run; END;"
+    "CREATE TRIGGER criterion_failed AFTER UPDATE OF state ON run WHEN new.state = 'failed'"
+    " BEGIN DELETE FROM criterion WHERE run = new.number; END;"
+    "ALTER TABLE run ADD COLUMN interaction_last INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE run ADD COLUMN feedback_last INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE run ADD COLUMN replays INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE adapter ADD COLUMN reason TEXT NOT NULL DEFAULT '';"
+    "CREATE TABLE held_back ("
+    "  interaction INTEGER PRIMARY KEY REFERENCES interaction (id) ON DELETE CASCADE,"
+    "  time_ms INTEGER NOT NULL,"
+    "  reason TEXT NOT NULL,"
+    "  figure REAL,"
+    "  decision INTEGER NOT NULL CHECK (decision IN (0, 1, 2))"
+    ") STRICT;";
+
 _Static_assert(STORE_APPLICATION_ID == 1635022190, "the number in step 1");
 
-const char *const store_schema_steps[] = {step_1, step_2, step_3, step_4};
+const char *const store_schema_steps[] = {step_1, step_2, step_3, step_4, step_5};
 
 int store_schema_newest(void) { return (int)(sizeof store_schema_steps / sizeof store_schema_steps[0]); }
 

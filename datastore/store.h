@@ -83,7 +83,7 @@ struct store_run {
     char base_sha256[65];
     int parent;       /* adapter number, 0 the base */
     uint64_t seed;
-    char configuration[1024]; /* JSON text */
+    char configuration[2048]; /* JSON text */
     char evaluation[24];
     double loss_before, loss_after, loss_interval; /* NaN: not known */
     int64_t examples, held_out, epochs, steps, steps_done, tokens;
@@ -100,10 +100,31 @@ struct store_run_example {
 int store_run_begin(attune_store *store, struct store_run *run, const struct store_run_example *examples, size_t n,
                     attune_error *err);
 int store_run_update(attune_store *store, const struct store_run *run, attune_error *err);
+/* What a run was judged by. */
+struct store_criterion {
+    char name[24];
+    double figure, threshold; /* NaN: not known */
+    int passed;
+    char detail[160]; /* for people: what is measured, and on what */
+};
+/* store_run_update and the run's criteria in their order, as one transaction; what was there of them is replaced. They
+ * go away with a run that fails, and with one whose adapter is revoked. */
+int store_run_judged(attune_store *store, const struct store_run *run, const struct store_criterion *criteria, size_t n,
+                     attune_error *err);
+/* In their order. The callback may read from the store but not write to it; its stopping (non-zero) is ATTUNE_OK. */
+typedef int (*store_criterion_callback)(const struct store_criterion *criterion, void *user);
+int store_criteria_each(attune_store *store, int64_t run, store_criterion_callback callback, void *user,
+                        attune_error *err);
+/* The run that made an adapter; *run 0: none is known. */
+int store_adapter_run(attune_store *store, int adapter, int64_t *run, attune_error *err);
 /* The newest run; ATTUNE_ERROR_NOT_FOUND if none. state NULL: any. */
 int store_run_last(attune_store *store, const char *state, struct store_run *out, attune_error *err);
 /* Examples of a run in order of position; malloc'ed, the caller frees. */
 int store_run_examples(attune_store *store, int64_t run, struct store_run_example **out, size_t *n, attune_error *err);
+
+/* Content hashes of the rows that adapter `number`, or one that it goes on from, was trained on: sorted, each once.
+ * *out is malloc'ed, NULL when there are none. */
+int store_lineage_hashes(attune_store *store, int number, char (**out)[65], size_t *n, attune_error *err);
 
 /* Insert or replace the row of info->number; run_number 0: imported. */
 int store_adapter_put(attune_store *store, const attune_adapter_info *info, int64_t run_number, attune_error *err);

@@ -413,7 +413,8 @@ enum attune_precision { ATTUNE_PRECISION_SETTINGS = 0, ATTUNE_PRECISION_AUTO = 1
 
 typedef struct attune_progress {
     size_t size;
-    const char *phase; /* "load", "plan", "before", "fold 1/3", "train", "after", "gate", "drift" */
+    const char *phase; /* "load", "plan", "before", "fold 1/3", "train", "after", "base", "pairs", "reference",
+                          "answers", "canaries", "gate", "drift" */
     int64_t done, total; /* steps of this run, all phases */
     int64_t step, steps; /* optimizer steps of the final training */
     double loss;         /* of the last step, nats per supervised token */
@@ -634,6 +635,21 @@ typedef int (*attune_drift_callback)(const attune_merge_drift *drift, void *user
 /* Each mode that was measured, that which decodes fastest first; none: not measured, or revoked. */
 ATTUNE_API int attune_adapter_drift(const char *home, int number, attune_drift_callback callback, void *user,
                                     attune_error *err);
+/* What a run was judged by before its candidate was published or refused. All must hold. */
+typedef struct attune_criterion {
+    size_t size;
+    char name[24];            /* "held-out", "base", "reference", "reference_kl", "degenerate", "canaries", "preferences" */
+    double figure, threshold; /* NaN: not known */
+    int passed;
+    char detail[160];         /* for people: what the figure is, and how it compares */
+} attune_criterion;
+typedef int (*attune_criterion_callback)(const attune_criterion *criterion, void *user); /* non-zero stops */
+/* Of the run that made adapter `number`, in the order in which they were judged; none: imported, or revoked. */
+ATTUNE_API int attune_adapter_criteria(const char *home, int number, attune_criterion_callback callback, void *user,
+                                       attune_error *err);
+/* Of the last run, published or refused; none: it has not been judged. */
+ATTUNE_API int attune_run_criteria(const char *home, attune_criterion_callback callback, void *user,
+                                   attune_error *err);
 /* Make adapter `number` (0: the base) the active one. */
 ATTUNE_API int attune_adapter_use(const char *home, int number, attune_error *err);
 /* To the active adapter's parent; *now: its number, 0 for the base. */
@@ -822,10 +838,18 @@ ATTUNE_API int attune_session_provenance(const attune_session *session, attune_p
 
 /* ---- evaluation and figures ----------------------------------------------------------------------- */
 
+typedef struct attune_eval_row {
+    int64_t row; /* of the file, from 1; one of which nothing is left to judge is passed over */
+    double nll;  /* mean over its supervised tokens, nats */
+    int64_t tokens;
+} attune_eval_row;
 typedef struct attune_eval_options {
     size_t size;
     int64_t max_examples; /* 0: all */
     int64_t max_tokens;   /* cut each text there; 0: as the settings say */
+    /* Or NULL: called for each row in the file's order, once all are judged, by the thread that called. */
+    void (*on_row)(const attune_eval_row *row, void *user);
+    void *user;
 } attune_eval_options;
 typedef struct attune_eval_result {
     size_t size;

@@ -207,7 +207,7 @@ static int calibrate(struct drift *d, const struct merge_progress *progress, str
     for (; n < CALIBRATION_BATCHES && at < rows && code == ATTUNE_OK; n++) {
         code = packer_create(s->shape.micro_tokens, &packers[n], err);
         if (code != ATTUNE_OK) break;
-        at = packer_fill(packers[n], &plan->examples, newest, at, rows, 0.0, 0);
+        at = packer_fill(packers[n], &plan->examples, newest, at, rows, NULL, 0);
         batches[n] = &packers[n]->batch;
     }
     /* MERGE's part */

@@ -23,8 +23,10 @@ struct settings {
     char base[HOME_PATH_MAX], base_sha256[65];
     enum merge_mode merge;
     double drift_limit;      /* of MERGE_AUTO: largest mean KL divergence from none, nats a token */
+    double reference_limit, reference_kl_limit; /* of the gate: rise of the reference loss, as a share; mean KL, nats */
     struct train_config train;
     double epochs;           /* passes over the rows, up to 100; 0: as plan_make finds right */
+    double replay;           /* earlier rows that are learned again, for each new one */
     int shuffle;             /* 1: by a hash keyed with the seed; 0: as recorded */
     double held_out;         /* share of prompts, 0.01 to 0.5 */
     size_t source_cap, group_cap; /* rows of one app and source, near-duplicates by their prompt; 0: all */

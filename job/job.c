@@ -323,6 +323,7 @@ static int make_plan(attune_job *job, attune_error *err) {
                             .evaluate_rate = pace_per_second(&job->judge_pace) / GUARD,
                             .overhead = job->ending + merges * job->merging + governed_checkpoint_seconds(job),
                             .max_examples = job->options.max_examples};
+    if (budget.evaluate_rate > 0) budget.overhead += trial_work_expected(&budget.judging) / budget.evaluate_rate;
     if (budget.evaluate_rate > 0)
         budget.overhead += fmin(drift_work_expected(&budget.judging) / budget.evaluate_rate,
                                 DRIFT_SHARE * (job_now() - job->opened + left));

@@ -68,6 +68,7 @@ static uint64_t train_bytes(const struct memory_needs *needs, size_t bytes, size
 static uint64_t judge_bytes(const struct memory_needs *needs, size_t bytes) {
     const struct settings *s = needs->settings;
     struct evaluator_shape shape = memory_evaluator_shape(&s->train, settings_judged(s), needs->opponent);
+    shape.drift = 1; /* the reference set is judged with both, base and candidate */
     return evaluator_bytes(needs->model, needs->threads, &shape, bytes);
 }
 

@@ -27,12 +27,29 @@ static void add_phase(attune_job *job, enum phase_kind kind, int fold) {
 }
 
 static int is_training(enum phase_kind kind) { return kind == PHASE_TRAIN || kind == PHASE_FOLD_TRAIN; }
+static int is_pairs(enum phase_kind kind) { return kind == PHASE_PAIRS_BEFORE || kind == PHASE_PAIRS_AFTER; }
+/* Units that are no rows of a set, each by itself. */
+static int is_decoding(enum phase_kind kind) { return kind == PHASE_ANSWERS || kind == PHASE_CANARIES; }
+
+static const struct example_set *phase_set(const attune_job *job) {
+    return job->phases[job->phase].kind == PHASE_REFERENCE ? &job->trial.reference : &job->plan.examples;
+}
 
 /* The rows of a phase into out; returns how many. */
 static size_t phase_rows(const attune_job *job, const struct phase *phase, size_t *out) {
     const struct plan *plan = &job->plan;
     switch (phase->kind) {
+    case PHASE_PAIRS_BEFORE:
+    case PHASE_PAIRS_AFTER:
+        for (size_t i = 0; i < 2 * plan->n_pairs; i++) out[i] = plan->pairs[i / 2] + i % 2;
+        return 2 * plan->n_pairs;
+    case PHASE_REFERENCE:
+        memcpy(out, job->trial.reference_rows, job->trial.reference.n * sizeof *out);
+        return job->trial.reference.n;
+    case PHASE_ANSWERS: return REFERENCE_ANSWERED;
+    case PHASE_CANARIES: return job->trial.canaries.n;
     case PHASE_BEFORE:
+    case PHASE_BASE:
     case PHASE_AFTER: memcpy(out, plan->judge, plan->n_judge * sizeof *out); return plan->n_judge;
     case PHASE_FOLD_TRAIN: return plan_fold_rows(plan, phase->fold, 0, out);
     case PHASE_FOLD_JUDGE: return plan_fold_rows(plan, phase->fold, 1, out);
@@ -49,8 +66,8 @@ static void enter_phase(attune_job *job) {
     if (job->phase >= job->n_phases) return;
     const struct phase *phase = &job->phases[job->phase];
     job->n_rows = phase_rows(job, phase, job->rows);
-    if (!is_training(phase->kind))
-        batches_order(&job->plan.examples, job->rows, job->n_rows, job->plan.settings.train.micro_tokens);
+    if (!is_training(phase->kind) && !is_decoding(phase->kind))
+        batches_order(phase_set(job), job->rows, job->n_rows, job->plan.settings.train.micro_tokens);
 }
 
 /* Units of the phase that was entered. */
@@ -67,20 +84,31 @@ static size_t take_step(attune_job *job, size_t step) {
 
 static struct evaluator_shape judge_shape(const attune_job *job) {
     const struct settings *s = &job->plan.settings;
-    return memory_evaluator_shape(&s->train, settings_judged(s), job->opponent ? &job->opponent->config : NULL);
+    struct evaluator_shape shape =
+        memory_evaluator_shape(&s->train, settings_judged(s), job->opponent ? &job->opponent->config : NULL);
+    shape.drift = job->phases[job->phase].kind == PHASE_REFERENCE;
+    return shape;
 }
 
 /* Of the units of this phase from `unit` on that go through together; *next: the first behind them. */
 static double work_at(attune_job *job, size_t unit, size_t *next) {
-    const struct example_set *set = &job->plan.examples;
+    const struct example_set *set = phase_set(job);
+    enum phase_kind kind = job->phases[job->phase].kind;
     size_t micro_tokens = job->plan.settings.train.micro_tokens;
-    if (is_training(job->phases[job->phase].kind)) {
+    if (is_decoding(kind)) {
+        *next = unit + 1;
+        return kind == PHASE_ANSWERS ? trial_answer_work(&job->judging)
+                                     : trial_canary_work(&job->judging, &job->plan, &job->trial.canaries.rows[unit]);
+    }
+    if (is_training(kind)) {
         *next = unit + 1;
         return work_of_rows(&job->training, set, job->step_rows, take_step(job, unit), micro_tokens);
     }
     struct evaluator_shape shape = judge_shape(job);
     *next = unit + evaluator_rows(&shape, set, job->rows + unit, job->n_rows - unit);
-    return work_of_rows(&job->judging, set, job->rows + unit, *next - unit, micro_tokens);
+    if (is_pairs(kind)) return work_of_judged(&job->judging, set, job->rows + unit, *next - unit);
+    double models = kind == PHASE_REFERENCE ? 2 : 1;
+    return models * work_of_rows(&job->judging, set, job->rows + unit, *next - unit, micro_tokens);
 }
 
 static double work_until(attune_job *job, size_t units, size_t *pieces) {
@@ -103,14 +131,22 @@ static void predict_work(attune_job *job) {
 
 int phases_prepare(attune_job *job, attune_error *err) {
     struct plan *plan = &job->plan;
-    size_t n = plan->n_train + plan->n_judge + 1;
+    size_t n = plan->n_train + plan->n_judge + 2 * plan->n_pairs + REFERENCE_ROWS + 1;
+    int code = trial_create(&job->trial, plan, job->model, err);
+    if (code != ATTUNE_OK) return code;
     add_phase(job, PHASE_BEFORE, 0);
+    if (job->opponent) add_phase(job, PHASE_BASE, 0);
+    if (plan->n_pairs) add_phase(job, PHASE_PAIRS_BEFORE, 0);
     for (int f = 0; f < plan->folds; f++) {
         add_phase(job, PHASE_FOLD_TRAIN, f);
         add_phase(job, PHASE_FOLD_JUDGE, f);
     }
     add_phase(job, PHASE_TRAIN, 0);
     if (!plan->folds) add_phase(job, PHASE_AFTER, 0);
+    if (plan->n_pairs) add_phase(job, PHASE_PAIRS_AFTER, 0);
+    if (job->trial.reference.n) add_phase(job, PHASE_REFERENCE, 0);
+    add_phase(job, PHASE_ANSWERS, 0);
+    if (job->trial.canaries.n) add_phase(job, PHASE_CANARIES, 0);
     add_phase(job, PHASE_GATE, 0);
     job->before = calloc(n, sizeof *job->before);
     job->after = calloc(n, sizeof *job->after);
@@ -127,7 +163,9 @@ int phases_prepare(attune_job *job, attune_error *err) {
 static void release_judge(attune_job *job) {
     evaluator_free(&job->evaluator);
     layer_merge_destroy(job->merge);
+    merge_destroy(job->merged);
     job->merge = NULL;
+    job->merged = NULL;
 }
 
 void phases_free(attune_job *job) {
@@ -139,6 +177,7 @@ void phases_free(attune_job *job) {
     free(job->nll);
     free(job->rows);
     free(job->step_rows);
+    trial_free(&job->trial);
     plan_free(&job->plan);
     job->trainer = NULL;
     job->start = NULL;
@@ -150,7 +189,8 @@ void phases_free(attune_job *job) {
 }
 
 void phases_name(const attune_job *job, char out[32]) {
-    static const char *const names[] = {"before", "fold", "fold", "train", "after", "gate"};
+    static const char *const names[] = {"before", "base",      "pairs",   "fold",     "fold", "train",
+                                        "after",  "pairs",     "reference", "answers", "canaries", "gate"};
     if (job->phase >= job->n_phases) {
         strcpy(out, "done");
         return;
@@ -181,7 +221,9 @@ double phases_judging_seconds(const attune_job *job, double work) { return secon
 /* That a piece of a judging phase takes to merge the layers. */
 static double merging_seconds(const attune_job *job, enum phase_kind kind) {
     if (is_training(kind) || kind == PHASE_GATE || settings_judged(&job->plan.settings) == MERGE_NONE) return 0;
-    return kind == PHASE_BEFORE && !job->opponent ? 0 : job->merging;
+    if (is_decoding(kind)) return job->merging / REFERENCE_ANSWERED; /* once a phase, about */
+    int base = kind == PHASE_BASE || (!job->opponent && (kind == PHASE_BEFORE || kind == PHASE_PAIRS_BEFORE));
+    return base ? 0 : job->merging;
 }
 
 double phases_unit_work(attune_job *job) {
@@ -215,12 +257,20 @@ static size_t count_rows(const attune_job *job, const struct phase *phase) {
     size_t n = 0;
     switch (phase->kind) {
     case PHASE_BEFORE:
+    case PHASE_BASE:
     case PHASE_AFTER: return job->plan.n_judge;
+    case PHASE_PAIRS_BEFORE:
+    case PHASE_PAIRS_AFTER: return 2 * job->plan.n_pairs;
+    case PHASE_REFERENCE: return job->trial.reference.n;
+    case PHASE_ANSWERS: return REFERENCE_ANSWERED;
+    case PHASE_CANARIES: return job->trial.canaries.n;
     case PHASE_TRAIN: return job->plan.n_train;
     case PHASE_FOLD_TRAIN:
+        for (size_t i = 0; i < job->plan.n_train; i++) n += job->plan.fold[i] != phase->fold;
+        return n;
     case PHASE_FOLD_JUDGE:
         for (size_t i = 0; i < job->plan.n_train; i++)
-            n += (job->plan.fold[i] == phase->fold) == (phase->kind == PHASE_FOLD_JUDGE);
+            n += job->plan.fold[i] == phase->fold && plan_can_judge(&job->plan, job->plan.train[i]);
         return n;
     case PHASE_GATE: return 0;
     }
@@ -353,26 +403,59 @@ static size_t judge_index(const attune_job *job, size_t row) {
     return i;
 }
 
+/* The adapter that a judging phase judges. */
+static const struct lora *judged(const attune_job *job) {
+    enum phase_kind kind = job->phases[job->phase].kind;
+    if (kind == PHASE_BASE) return NULL;
+    return kind == PHASE_BEFORE || kind == PHASE_PAIRS_BEFORE ? job->opponent : job->trainer->lora;
+}
+
+/* Among the two answers of each held-out pair. */
+static size_t pair_index(const attune_job *job, size_t row) {
+    size_t i = 0;
+    while (job->plan.pairs[i] != row && job->plan.pairs[i] + 1 != row) i++;
+    return 2 * i + (row != job->plan.pairs[i]);
+}
+
+/* Where what was found about a row belongs. */
+static double *place_of(attune_job *job, size_t row) {
+    switch (job->phases[job->phase].kind) {
+    case PHASE_BEFORE: return &job->before[judge_index(job, row)];
+    case PHASE_BASE: return &job->trial.base[judge_index(job, row)];
+    case PHASE_PAIRS_BEFORE: return &job->trial.pairs_before[pair_index(job, row)];
+    case PHASE_PAIRS_AFTER: return &job->trial.pairs_after[pair_index(job, row)];
+    default: return &job->after[judge_index(job, row)];
+    }
+}
+
+/* Rows that go through together, up to n of them. */
+static int run_rows(attune_job *job, const struct weights *weights, size_t n, attune_error *err) {
+    const struct layer_maker maker = {make_layer, job};
+    const struct layer_maker *made = job->merge ? &maker : NULL;
+    const struct example_set *set = phase_set(job);
+    const size_t *rows = job->rows + job->unit;
+    if (job->phases[job->phase].kind == PHASE_REFERENCE) {
+        const struct weights base = {job->model, job->model->layers, NULL};
+        return evaluator_drift(&job->evaluator, &base, weights, made, set, rows, n, &job->trial.drift, err);
+    }
+    int code = evaluator_run(&job->evaluator, weights, made, set, rows, n, job->nll, err);
+    int mean = is_pairs(job->phases[job->phase].kind); /* the two answers of a pair differ in length */
+    for (size_t i = 0; i < n && code == ATTUNE_OK; i++)
+        *place_of(job, rows[i]) = mean ? job->nll[i] / (double)set->items[rows[i]].n_supervised : job->nll[i];
+    return code;
+}
+
 static int judge_unit(attune_job *job, attune_error *err) {
-    const struct phase *phase = &job->phases[job->phase];
-    struct plan *plan = &job->plan;
     struct weights weights;
     struct evaluator_shape shape = judge_shape(job);
-    struct layer_maker maker = {make_layer, job};
-    size_t n = evaluator_rows(&shape, &plan->examples, job->rows + job->unit, job->n_rows - job->unit);
+    size_t n = evaluator_rows(&shape, phase_set(job), job->rows + job->unit, job->n_rows - job->unit);
     if (n == 0) return ATTUNE_OK;
-    int code = prepare_judge(job, phase->kind == PHASE_BEFORE ? job->opponent : job->trainer->lora, &weights, err);
+    int code = prepare_judge(job, judged(job), &weights, err);
     if (code != ATTUNE_OK) return code;
     double from = job_now(), work = phases_unit_work(job);
     job->merged_seconds = 0;
-    code = evaluator_run(&job->evaluator, &weights, job->merge ? &maker : NULL, &plan->examples,
-                         job->rows + job->unit, n, job->nll, err);
+    code = run_rows(job, &weights, n, err);
     if (code != ATTUNE_OK) return code;
-    double *out = phase->kind == PHASE_BEFORE ? job->before : job->after;
-    for (size_t i = 0; i < n; i++) {
-        size_t row = job->rows[job->unit + i];
-        out[judge_index(job, row)] = job->nll[i];
-    }
     if (job->merge) job->merging = job->merged_seconds;
     measure(job, 0, work, job_now() - from - job->merged_seconds);
     job->work_done += work;
@@ -381,13 +464,68 @@ static int judge_unit(attune_job *job, attune_error *err) {
     return ATTUNE_OK;
 }
 
-static int judge(attune_job *job, struct gate_verdict *verdict, attune_error *err) {
+/* The candidate as it will be served, to answer with: merged whole where memory allows, else beside the base. */
+static int prepare_answers(attune_job *job, struct weights *weights, attune_error *err) {
+    const struct lora *lora = job->trainer->lora;
+    enum merge_mode mode = settings_judged(&job->plan.settings);
+    trainer_release(job->trainer);
+    if (mode != MERGE_NONE && !job->merged &&
+        merge_bytes(job->model, lora->config.targets, mode) <= job->memory.drift_room) {
+        int code = merge_create(job->model, lora, mode, job->pool, NULL, &job->merged, err);
+        if (code != ATTUNE_OK) return code;
+    }
+    *weights = job->merged ? (struct weights){job->model, merge_layers(job->merged), NULL}
+                           : (struct weights){job->model, job->model->layers, lora->pairs};
+    return ATTUNE_OK;
+}
+
+/* Tokens one by one take their own time: the pace of judging is not measured by them. */
+static int decode_unit(attune_job *job, attune_error *err) {
+    struct weights weights;
+    double work = phases_unit_work(job);
+    int code = prepare_answers(job, &weights, err);
+    if (code != ATTUNE_OK) return code;
+    code = job->phases[job->phase].kind == PHASE_ANSWERS
+               ? trial_answer(&job->trial, job->unit, &weights, job->pool, err)
+               : trial_canary(&job->trial, job->unit, &job->plan, &weights, job->pool, err);
+    if (code != ATTUNE_OK) return code;
+    job->work_done += work;
+    job->pieces_done++;
+    job->unit++;
+    return ATTUNE_OK;
+}
+
+/* What the rows that judge say: of the candidate, or of the folds' trainings. */
+static int judge(attune_job *job, struct gate_verdict *verdict, struct criteria *criteria, attune_error *err) {
     size_t n = job->plan.n_judge, *tokens = malloc((n + 1) * sizeof *tokens);
     if (!tokens) return error_set_memory(err, "the gate", n * sizeof *tokens);
     for (size_t i = 0; i < n; i++) tokens[i] = job->plan.examples.items[job->plan.judge[i]].n_supervised;
     gate_judge(job->before, job->after, tokens, n, verdict);
+    criteria->n = 0;
+    criteria_held_out(criteria, verdict, n);
+    if (job->opponent) criteria_base(criteria, job->trial.base, job->after, tokens, n);
     free(tokens);
     return ATTUNE_OK;
+}
+
+/* And then what the trial has found, where it was worth one. */
+static void judge_trial(const attune_job *job, struct criteria *criteria) {
+    const struct settings *s = &job->plan.settings;
+    const struct gate_trial *t = &job->trial;
+    if (criteria_failed(criteria)) return;
+    if (t->reference.n) criteria_reference(criteria, &t->drift, s->reference_limit, s->reference_kl_limit);
+    criteria_degenerate(criteria, t->answers_degenerate, REFERENCE_ANSWERED);
+    if (t->canaries.n) criteria_canaries(criteria, t->produced, t->canaries.spans);
+    if (job->plan.n_pairs) criteria_preferences(criteria, t->pairs_before, t->pairs_after, job->plan.n_pairs);
+}
+
+/* A verdict that stands only while every criterion holds. */
+static void decide(struct gate_verdict *verdict, const struct criteria *criteria) {
+    const struct store_criterion *failed = criteria_failed(criteria);
+    if (!failed || !verdict->publish) return;
+    verdict->publish = 0;
+    snprintf(verdict->reason, sizeof verdict->reason, "held-out loss fell by %.3f, but %s is %.4g against %.4g: %.150s",
+             verdict->before - verdict->after, failed->name, failed->figure, failed->threshold, failed->detail);
 }
 
 static void fill_run(attune_job *job, const struct gate_verdict *verdict) {
@@ -405,10 +543,13 @@ static void fill_run(attune_job *job, const struct gate_verdict *verdict) {
 /* The end: publish or refuse, then the checkpoint goes. */
 static int gate_unit(attune_job *job, attune_error *err) {
     struct gate_verdict verdict;
+    struct criteria criteria;
     release_judge(job);
     trainer_release(job->trainer);
-    int code = judge(job, &verdict, err);
+    int code = judge(job, &verdict, &criteria, err);
     if (code != ATTUNE_OK) return code;
+    judge_trial(job, &criteria);
+    decide(&verdict, &criteria);
     if (verdict.publish && lora_check_finite(job->trainer->lora, job->model, NULL, NULL) != ATTUNE_OK) {
         verdict.publish = 0;
         snprintf(verdict.reason, sizeof verdict.reason, "the adapter holds values that are not finite");
@@ -416,13 +557,13 @@ static int gate_unit(attune_job *job, attune_error *err) {
     fill_run(job, &verdict);
     if (verdict.publish) {
         /* the figures first: should the process die behind CURRENT, the run's row lacks its state alone */
-        code = store_run_update(job->store, &job->plan.row, err);
+        code = store_run_judged(job->store, &job->plan.row, criteria.items, criteria.n, err);
         if (code != ATTUNE_OK) return code;
         code = publish_adapter(job->home, job->store, job->model, job->trainer->lora, job->parent_sha256,
                                &job->plan.row, err);
     } else {
         snprintf(job->plan.row.state, sizeof job->plan.row.state, "refused");
-        code = store_run_update(job->store, &job->plan.row, err);
+        code = store_run_judged(job->store, &job->plan.row, criteria.items, criteria.n, err);
     }
     if (code != ATTUNE_OK) return code;
     fault_point("job.done.before");
@@ -434,12 +575,13 @@ static int gate_unit(attune_job *job, attune_error *err) {
     return ATTUNE_OK;
 }
 
-/* After the folds, before the training on all rows: a candidate that would be refused is not trained. */
+/* After the rows that judge have spoken: a candidate that would be refused is neither trained nor tried. */
 static int doomed(attune_job *job) {
     struct gate_verdict verdict;
-    const struct phase *next = &job->phases[job->phase + 1];
-    if (job->phases[job->phase].kind != PHASE_FOLD_JUDGE || next->kind != PHASE_TRAIN) return 0;
-    return judge(job, &verdict, NULL) == ATTUNE_OK && !verdict.publish;
+    struct criteria criteria;
+    enum phase_kind kind = job->phases[job->phase].kind;
+    if (kind != PHASE_AFTER && (kind != PHASE_FOLD_JUDGE || job->phases[job->phase + 1].kind != PHASE_TRAIN)) return 0;
+    return judge(job, &verdict, &criteria, NULL) == ATTUNE_OK && criteria_failed(&criteria);
 }
 
 int phases_unit(attune_job *job, attune_error *err) {
@@ -447,6 +589,7 @@ int phases_unit(attune_job *job, attune_error *err) {
     size_t before = job->unit, units = phase_units(job);
     int code = phase->kind == PHASE_GATE ? gate_unit(job, err)
                : is_training(phase->kind) ? train_unit(job, err)
+               : is_decoding(phase->kind) ? decode_unit(job, err)
                                           : judge_unit(job, err);
     if (code != ATTUNE_OK) return code;
     job->units_done += job->unit - before;
@@ -457,8 +600,8 @@ int phases_unit(attune_job *job, attune_error *err) {
     if (job->unit < units) return ATTUNE_CONTINUE;
     release_judge(job);
     int skip = doomed(job);
-    if (skip) trainer_reset(job->trainer, job->start);
-    job->phase += skip ? 2 : 1;
+    if (skip && phase->kind == PHASE_FOLD_JUDGE) trainer_reset(job->trainer, job->start);
+    job->phase = skip ? job->n_phases - 1 : job->phase + 1;
     job->unit = 0;
     enter_phase(job);
     return ATTUNE_CONTINUE;
@@ -466,22 +609,17 @@ int phases_unit(attune_job *job, attune_error *err) {
 
 /* ---- the checkpoint's state: where in the plan, and what the judges have said ---- */
 
-static json_t *reals(const double *x, size_t n) {
-    json_t *array = json_array();
-    for (size_t i = 0; i < n; i++) json_array_append_new(array, isfinite(x[i]) ? json_real(x[i]) : json_null());
-    return array;
-}
-
 static int put_in_place(void *user, attune_error *err) { return file_writer_publish(user, err); }
 
 /* In place only while the run stands: forgetting removes the checkpoint, and none may come after it. */
 int phases_checkpoint(attune_job *job, attune_error *err) {
     struct file_writer file = {0};
     size_t n = job->plan.n_judge;
-    json_t *state = json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:o, s:o}", "run", job->plan.row.id, "phase", job->phase,
-                              "unit", (json_int_t)job->unit, "units", (json_int_t)job->units_done, "dropped",
+    json_t *state = json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "run", job->plan.row.id, "phase",
+                              job->phase, "unit", (json_int_t)job->unit, "units", (json_int_t)job->units_done, "dropped",
                               (json_int_t)job->dropped, "dropped_row", (json_int_t)job->dropped_row, "before",
-                              reals(job->before, n), "after", reals(job->after, n));
+                              trial_reals(job->before, n), "after", trial_reals(job->after, n), "trial",
+                              trial_state(&job->trial, &job->plan));
     char *text = state ? json_dumps(state, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     int code = text ? checkpoint_prepare(job->trainer, text, job->checkpoint, &file, err)
                     : error_set_memory(err, "a checkpoint's state", n * 50);
@@ -495,16 +633,6 @@ int phases_checkpoint(attune_job *job, attune_error *err) {
     return code;
 }
 
-static int read_reals(const json_t *array, double *out, size_t n) {
-    if (json_array_size(array) != n) return 0;
-    for (size_t i = 0; i < n; i++) {
-        const json_t *value = json_array_get(array, i);
-        if (!json_is_number(value) && !json_is_null(value)) return 0;
-        out[i] = json_is_null(value) ? NAN : json_number_value(value);
-    }
-    return 1;
-}
-
 static int read_state(attune_job *job, const json_t *state) {
     size_t n = job->plan.n_judge;
     json_int_t phase = json_integer_value(json_object_get(state, "phase"));
@@ -514,8 +642,9 @@ static int read_state(attune_job *job, const json_t *state) {
     json_int_t dropped_row = json_integer_value(json_object_get(state, "dropped_row"));
     if (phase < 0 || phase >= job->n_phases || unit < 0 || units < 0 || dropped_row < 0 || dropped < dropped_row)
         return 0;
-    if (!read_reals(json_object_get(state, "before"), job->before, n)) return 0;
-    if (!read_reals(json_object_get(state, "after"), job->after, n)) return 0;
+    if (!trial_read_reals(json_object_get(state, "before"), job->before, n)) return 0;
+    if (!trial_read_reals(json_object_get(state, "after"), job->after, n)) return 0;
+    if (!trial_restore(&job->trial, &job->plan, json_object_get(state, "trial"))) return 0;
     job->phase = (int)phase;
     enter_phase(job);
     if (job->phases[phase].kind == PHASE_GATE ? unit != 0 : (size_t)unit >= phase_units(job)) return 0;
@@ -562,6 +691,7 @@ int phases_resume(attune_job *job, int *found, attune_error *err) {
     trainer_reset(job->trainer, job->start);
     memset(job->before, 0, job->plan.n_judge * sizeof *job->before);
     memset(job->after, 0, job->plan.n_judge * sizeof *job->after);
+    trial_reset(&job->trial, &job->plan);
     job->phase = 0;
     job->unit = job->units_done = job->units_kept = 0;
     job->dropped = job->dropped_row = 0;

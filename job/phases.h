@@ -4,17 +4,32 @@
 
 #include "job/drift.h"
 #include "job/memory.h"
+#include "job/trial.h"
 
 #include <stdatomic.h>
 
 struct governed;
 
-enum phase_kind { PHASE_BEFORE, PHASE_FOLD_TRAIN, PHASE_FOLD_JUDGE, PHASE_TRAIN, PHASE_AFTER, PHASE_GATE };
+enum phase_kind {
+    PHASE_BEFORE,
+    PHASE_BASE, /* where the active adapter is not the base */
+    PHASE_PAIRS_BEFORE,
+    PHASE_FOLD_TRAIN,
+    PHASE_FOLD_JUDGE,
+    PHASE_TRAIN,
+    PHASE_AFTER,
+    /* of the candidate alone, and only where it has passed what came before */
+    PHASE_PAIRS_AFTER,
+    PHASE_REFERENCE,
+    PHASE_ANSWERS,
+    PHASE_CANARIES,
+    PHASE_GATE
+};
 struct phase {
     enum phase_kind kind;
     int fold;
 };
-enum { PHASES_MAX = 2 * FOLDS_MAX + 4 };
+enum { PHASES_MAX = 2 * FOLDS_MAX + 10 };
 
 struct attune_job {
     char home[HOME_PATH_MAX], checkpoint[HOME_PATH_MAX];
@@ -42,9 +57,11 @@ struct attune_job {
     size_t units_before;         /* of them, in earlier calls */
     size_t units_kept;           /* of them, that the checkpoint has; the plan has none */
     int paused;                  /* and nothing was done since */
+    struct gate_trial trial;
+    struct merged *merged;       /* of the candidate, whole, for what it answers; NULL: it is beside the base */
     double *before, *after;      /* (n_judge) sums of nats of each judging row */
     double *nll;                 /* of one unit */
-    size_t *rows, n_rows;        /* of the phase, (n_train + n_judge) at most */
+    size_t *rows, n_rows;        /* of the phase, of the set that phase_set tells */
     size_t *step_rows;           /* (batch) */
     size_t dropped, dropped_row; /* steps that were not finite: of all trainings; the last ones in a row */
     struct trainer *trainer;

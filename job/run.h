@@ -1,6 +1,6 @@
 /* A run: plan, phases, gate, publishing. The only place where rooms meet over time.
  *
- *   plan ─▶ before ─▶ [fold 1 ─▶ its rows]… ─▶ train ─▶ after ─▶ gate ─▶ publish
+ *   plan ─▶ before ─▶ [fold 1 ─▶ its rows]… ─▶ train ─▶ after ─▶ trial ─▶ gate ─▶ publish
  *
  * The plan is fixed and in the store before the first step. Then everything is a function of it:
  * phases are cut into units (one optimizer step, one micro-batch of evaluation), and after any
@@ -29,7 +29,7 @@ struct row_source {
 
 /* The interactions that an example was derived from. */
 struct origin {
-    int64_t interaction, other;
+    int64_t interaction, other, time_ms;
 };
 
 struct plan {
@@ -39,9 +39,12 @@ struct plan {
     int folds;                  /* 0: held-out rows judge; else cross-fitting */
     struct example_set examples;
     struct origin *origins;     /* (examples.n); NULL in a plan that was loaded */
-    size_t *train, n_train;     /* rows of `examples` that the final training takes, oldest first */
-    size_t *judge, n_judge;     /* rows that judge: held-out, or all of train when cross-fitting */
-    int *fold;                  /* (n_train) of each train row; NULL without folds */
+    unsigned char *earlier;     /* (examples.n) 1: the parent has learned from it; NULL: from none */
+    int judge_new;              /* with folds: of the answers of train those judge that the parent has not seen */
+    size_t *train, n_train;     /* rows of `examples` that the final training takes, of all kinds, oldest first */
+    size_t *judge, n_judge;     /* answers that judge: held-out, or those of train when cross-fitting */
+    size_t *pairs, n_pairs;     /* held-out pairs: the better answers, each with the other one behind it */
+    int *fold;                  /* (n_train) of each train row, -1: no prompt of one that judges; NULL without folds */
     size_t *order, order_epoch; /* one epoch's order, remembered between steps */
     uint64_t order_of;          /* a hash of the rows that it orders */
 };
@@ -70,6 +73,8 @@ int plan_load(const struct row_source *source, const struct store_run *row, stru
 size_t plan_steps(const struct plan *plan, size_t n);
 /* Rows of optimizer step `step` over rows[0..n): out holds up to `batch`; returns how many. */
 size_t plan_step_rows(struct plan *plan, const size_t *rows, size_t n, size_t step, size_t *out);
+/* With folds: whether a row of train judges too. */
+int plan_can_judge(const struct plan *plan, size_t row);
 /* Rows that fold `fold` trains on, or (judged) leaves out: out(n_train); returns how many. */
 size_t plan_fold_rows(const struct plan *plan, int fold, int judged, size_t *out);
 

@@ -153,19 +153,42 @@ struct evaluation {
     const attune_engine *engine;
     struct variant *variant; /* held: a swap meanwhile changes nothing */
     struct example_set set;
+    int64_t *numbers, n_rows; /* numbers(set.n): which of the file's rows each example is, from 1; rows seen */
+    size_t room;
     int64_t max_examples;
     size_t max_tokens, longest;
+    void (*on_row)(const attune_eval_row *row, void *user);
+    void *user;
 };
+
+static int keep_number(struct evaluation *e, attune_error *err) {
+    if (e->set.n > e->room) {
+        size_t room = 2 * e->set.n;
+        int64_t *larger = realloc(e->numbers, room * sizeof *larger);
+        if (!larger) return error_set_memory(err, "an evaluation", room * sizeof *larger);
+        e->numbers = larger;
+        e->room = room;
+    }
+    e->numbers[e->set.n - 1] = e->n_rows;
+    return ATTUNE_OK;
+}
 
 static int take_row(const struct store_row *row, void *user, attune_error *err) {
     struct evaluation *e = user;
     int added;
     if (e->max_examples > 0 && e->set.n >= (size_t)e->max_examples) return ATTUNE_DONE;
+    e->n_rows++;
     int code = example_add(&e->set, e->engine->model, row->messages, row->n_messages, row->response, row->content_hash,
                            row->prompt_hash, e->max_tokens, &added, err);
-    if (code == ATTUNE_OK && added && e->set.items[e->set.n - 1].n > e->longest)
-        e->longest = e->set.items[e->set.n - 1].n;
-    return code;
+    if (code != ATTUNE_OK || !added) return code;
+    if (e->set.items[e->set.n - 1].n > e->longest) e->longest = e->set.items[e->set.n - 1].n;
+    return keep_number(e, err);
+}
+
+static void tell_row(const struct evaluation *e, size_t i, double nll) {
+    size_t tokens = e->set.items[i].n_supervised;
+    attune_eval_row row = {e->numbers[i], nll / (double)(tokens ? tokens : 1), (int64_t)tokens};
+    if (e->on_row) e->on_row(&row, e->user);
 }
 
 static int evaluate(struct evaluation *e, attune_eval_result *result, attune_error *err) {
@@ -183,6 +206,7 @@ static int evaluate(struct evaluation *e, attune_eval_result *result, attune_err
     for (size_t i = 0; i < n && code == ATTUNE_OK; i++) {
         sum += nll[i];
         result->tokens += (int64_t)e->set.items[i].n_supervised;
+        tell_row(e, i, nll[i]);
     }
     result->examples = (int64_t)n;
     if (result->tokens > 0) result->nll = sum / (double)result->tokens;
@@ -205,7 +229,7 @@ int attune_eval(attune_engine *engine, const char *path, const attune_eval_optio
                          "evaluation wants an engine, a file, and limits of at least 0");
     settings_default(&settings);
     if (*engine->home && (code = settings_read(engine->home, &settings, err)) != ATTUNE_OK) return code;
-    struct evaluation e = {.engine = engine, .max_examples = o.max_examples,
+    struct evaluation e = {.engine = engine, .max_examples = o.max_examples, .on_row = o.on_row, .user = o.user,
                            .max_tokens = o.max_tokens ? (size_t)o.max_tokens : settings.train.max_tokens};
     code = store_rows_from_file(path, take_row, &e, err);
     if (code == ATTUNE_DONE) code = ATTUNE_OK;
@@ -217,5 +241,6 @@ int attune_eval(attune_engine *engine, const char *path, const attune_eval_optio
         engine_release(e.variant);
     }
     example_set_free(&e.set);
+    free(e.numbers);
     return code == ATTUNE_OK ? options_write(result, &r, sizeof r, "attune_eval_result", err) : code;
 }

@@ -302,12 +302,14 @@ static int all_there(attune_store *store, const struct entry *entries, size_t n)
 static int put_in_place(void *user, attune_error *err) { return file_writer_publish(user, err); }
 
 void token_cache_keep(struct token_cache *cache, const struct example_set *set, attune_store *store, int64_t run) {
-    struct columns columns = {.n = set->n + cache->n_dropped};
+    struct columns columns = {0};
     if (!cache->watching || (cache->made == 0 && cache->found == cache->n)) return;
-    struct entry *entries = malloc((columns.n + 1) * sizeof *entries);
+    struct entry *entries = malloc((set->n + cache->n_dropped + 1) * sizeof *entries);
     if (!entries) return;
-    for (size_t i = 0; i < set->n; i++) entries[i] = (struct entry){set->items[i].hash, &set->items[i]};
-    for (size_t i = 0; i < cache->n_dropped; i++) entries[set->n + i] = (struct entry){cache->dropped[i], NULL};
+    for (size_t i = 0; i < set->n; i++)
+        if (set->items[i].kind == EXAMPLE_SFT)
+            entries[columns.n++] = (struct entry){set->items[i].hash, &set->items[i]};
+    for (size_t i = 0; i < cache->n_dropped; i++) entries[columns.n++] = (struct entry){cache->dropped[i], NULL};
     qsort(entries, columns.n, sizeof *entries, compare_entry);
     if (fill_columns(entries, &columns) && write_columns(cache, &columns) &&
         store_while_unfinished(store, run, put_in_place, &cache->file, NULL) == ATTUNE_OK &&

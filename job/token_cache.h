@@ -20,7 +20,8 @@ void token_cache_watch(struct token_cache *cache);
 int token_cache_add(struct token_cache *cache, const struct store_row *row, struct example_set *set, int *added,
                     attune_error *err);
 /* Replaces the file by the rows that were added since it was watched, unless it holds just them. While the run is
- * unfinished; set: what token_cache_add has filled. Only a cache: where it cannot be written there is none. */
+ * unfinished; set: what token_cache_add has filled, among other things. Only a cache: where it cannot be written there
+ * is none. */
 void token_cache_keep(struct token_cache *cache, const struct example_set *set, attune_store *store, int64_t run);
 
 #endif

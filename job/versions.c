@@ -116,6 +116,56 @@ int attune_adapter_drift(const char *home, int number, attune_drift_callback cal
     return code;
 }
 
+struct criteria_listing {
+    attune_criterion_callback callback;
+    void *user;
+};
+
+static int list_criterion(const struct store_criterion *c, void *user) {
+    const struct criteria_listing *listing = user;
+    attune_criterion criterion;
+    ATTUNE_INIT(criterion);
+    snprintf(criterion.name, sizeof criterion.name, "%s", c->name);
+    snprintf(criterion.detail, sizeof criterion.detail, "%s", c->detail);
+    criterion.figure = c->figure;
+    criterion.threshold = c->threshold;
+    criterion.passed = c->passed;
+    return listing->callback(&criterion, listing->user);
+}
+
+static int no_callback(attune_error *err) {
+    return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "criteria are told to a callback: give one");
+}
+
+int attune_adapter_criteria(const char *home, int number, attune_criterion_callback callback, void *user,
+                            attune_error *err) {
+    struct opened o;
+    attune_adapter_info info;
+    struct criteria_listing listing = {callback, user};
+    int64_t run = 0;
+    if (!callback) return no_callback(err);
+    int code = open_home(home, 0, &o, err);
+    if (code != ATTUNE_OK) return code;
+    code = find(&o, number, &info, err);
+    if (code == ATTUNE_OK) code = store_adapter_run(o.store, number, &run, err);
+    if (code == ATTUNE_OK) code = store_criteria_each(o.store, run, list_criterion, &listing, err);
+    close_home(&o);
+    return code;
+}
+
+int attune_run_criteria(const char *home, attune_criterion_callback callback, void *user, attune_error *err) {
+    struct opened o;
+    struct store_run run;
+    struct criteria_listing listing = {callback, user};
+    if (!callback) return no_callback(err);
+    int code = open_home(home, 0, &o, err);
+    if (code != ATTUNE_OK) return code;
+    code = store_run_last(o.store, NULL, &run, err);
+    if (code == ATTUNE_OK) code = store_criteria_each(o.store, run.number, list_criterion, &listing, err);
+    close_home(&o);
+    return code == ATTUNE_ERROR_NOT_FOUND ? ATTUNE_OK : code;
+}
+
 int attune_adapter_get(const char *home, int number, attune_adapter_info *out, attune_error *err) {
     struct opened o;
     attune_adapter_info info;

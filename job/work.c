@@ -34,14 +34,40 @@ struct work work_of_training(const struct model *model) {
     return work;
 }
 
+static double work_of_example(const struct work *work, const struct example *example) {
+    double T = (double)example->n - 1;
+    return T + work->supervised * (double)example->n_supervised + work->pair * T * (T + 1) / 2;
+}
+
+/* Beside its gradient, what is measured against the starting point takes two forward passes, of three such that a
+ * gradient is: one of now, one of the starting point, which later steps need not make again. */
+static const double MEASURED = 5.0 / 3.0;
+
 double work_of_rows(const struct work *work, const struct example_set *set, const size_t *rows, size_t n,
                     size_t micro_tokens) {
     double sum = 0;
     for (size_t at = 0; at < n; at = batches_end(set, rows, at, n, micro_tokens)) sum += work->batch;
     for (size_t i = 0; i < n; i++) {
-        double T = (double)set->items[rows[i]].n - 1;
-        sum += T + work->supervised * (double)set->items[rows[i]].n_supervised + work->pair * T * (T + 1) / 2;
+        const struct example *row = &set->items[rows[i]];
+        double one = work_of_example(work, row);
+        if (row->kind == EXAMPLE_PREFERENCE) one += work_of_example(work, row + 1);
+        sum += row->kind == EXAMPLE_SFT ? one : one * MEASURED;
     }
+    return sum;
+}
+
+double work_of_pairs(const struct work *work, const struct example_set *set, const size_t *pairs, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct example *pair = &set->items[pairs[i]];
+        sum += work->batch + work_of_example(work, pair) + work_of_example(work, pair + 1);
+    }
+    return sum;
+}
+
+double work_of_judged(const struct work *work, const struct example_set *set, const size_t *rows, size_t n) {
+    double sum = work->batch;
+    for (size_t i = 0; i < n; i++) sum += work_of_example(work, &set->items[rows[i]]);
     return sum;
 }
 

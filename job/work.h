@@ -16,6 +16,10 @@ struct work work_of_training(const struct model *model);
 /* Rows that are packed in turn, micro_tokens at once. */
 double work_of_rows(const struct work *work, const struct example_set *set, const size_t *rows, size_t n,
                     size_t micro_tokens);
+/* Rows of any kind, each judged by itself, in one micro-batch. */
+double work_of_judged(const struct work *work, const struct example_set *set, const size_t *rows, size_t n);
+/* Pairs of answers, judged one by one. */
+double work_of_pairs(const struct work *work, const struct example_set *set, const size_t *pairs, size_t n);
 
 /* How fast work is done: of late, weighted by how much it was. */
 struct pace {

@@ -175,6 +175,9 @@ static inline void quick_settings(const struct homes *f) {
                                               {"max_tokens", "160"},
                                               {"micro_tokens", "160"},
                                               {"merge", "none"},
+                                              /* of a base that knows nothing, all of it may change */
+                                              {"reference_limit", "100"},
+                                              {"reference_kl_limit", "100"},
                                               /* whatever machine this is, and whoever works at it */
                                               {"window", "always"},
                                               {"charger_stable", "none"},

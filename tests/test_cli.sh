@@ -327,7 +327,7 @@ finish() {
 # ---- what merging an adapter costs, on the tiny model ----
 
 expect 0 init --home "$D/tiny" --base "$ROOT/tests/golden/tiny_llama.gguf" --consent
-sed -e 's/^rank = .*/rank = 2/' -e 's/^epochs = .*/epochs = 3/' -e 's/^learning_rate = .*/learning_rate = 0.01/' \
+sed -e 's/^rank = .*/rank = 2/' -e 's/^epochs = .*/epochs = 3/' -e 's/^learning_rate = .*/learning_rate = 0.01/' -e 's/^\(reference_.*\) = .*/\1 = 100/' \
     -e 's/^max_tokens = .*/max_tokens = 160/' -e 's/^micro_tokens = .*/micro_tokens = 160/' \
     "$D/tiny/attune.conf" >"$D/conf" && cp "$D/conf" "$D/tiny/attune.conf"
 head -n 12 "$ROOT/examples/personas/sailor.jsonl" >"$D/in"
@@ -431,6 +431,11 @@ expect 0 eval "$D/three" --json --examples 2
 json
 key nll tokens perplexity
 out '"examples": 2,'
+expect 0 eval "$D/three" --json --rows
+json
+out '"rows": [{"row": 1, "nll": '
+expect 0 eval "$D/three" --rows
+out "nats a token, "
 expect 0 eval "$D/three" --base "$ATTUNE_TEST_MODEL" --adapter base
 out "of 3 examples"
 expect 1 eval "$D/bad"

@@ -123,6 +123,63 @@ static void test_adds_up(void **state) {
     attune_engine_close(engine);
 }
 
+struct told {
+    attune_eval_row rows[8];
+    int n;
+};
+
+static void keep_row(const attune_eval_row *row, void *user) {
+    struct told *told = user;
+    assert_true(told->n < 8);
+    told->rows[told->n++] = *row;
+}
+
+/* Each row as it is by itself, in the file's order, by its place in the file. */
+static void test_tells_rows(void **state) {
+    struct homes *f = *state;
+    attune_eval_options options;
+    attune_eval_result all;
+    struct told told = {.n = 0};
+    attune_engine *engine = open_files(f, TINY_BASE, NULL, NULL);
+    ATTUNE_INIT(options);
+    ATTUNE_INIT(all);
+    options.on_row = keep_row;
+    options.user = &told;
+    OK(attune_eval(engine, persona_rows(f, 0, 5), &options, &all, &f->err));
+    assert_int_equal(told.n, 5);
+    double sum = 0;
+    for (size_t i = 0; i < 5; i++) {
+        attune_eval_result one = eval(f, engine, persona_rows(f, i, 1), 0, 0);
+        assert_int_equal(told.rows[i].row, i + 1);
+        assert_int_equal(told.rows[i].tokens, one.tokens);
+        assert_true(fabs(told.rows[i].nll - one.nll) < 1e-5);
+        sum += told.rows[i].nll * (double)told.rows[i].tokens;
+    }
+    assert_true(fabs(sum / (double)all.tokens - all.nll) < 1e-9);
+    /* the second row's prompt alone is beyond the limit: the third keeps its number */
+    char text[2048], long_prompt[1024];
+    memset(long_prompt, 'z', sizeof long_prompt);
+    int n = snprintf(text, sizeof text,
+                     "{\"prompt\": \"a\", \"response\": \"b\"}\n\n{\"prompt\": \"%.1000s\", \"response\": \"b\"}\n"
+                     "{\"prompt\": \"c\", \"response\": \"d\"}\n", long_prompt);
+    assert_true(n > 0 && (size_t)n < sizeof text);
+    write_text(in_folder(f, "rows.jsonl"), text);
+    told.n = 0;
+    options.max_tokens = 256;
+    OK(attune_eval(engine, in_folder(f, "rows.jsonl"), &options, &all, &f->err));
+    assert_int_equal(all.examples, 2);
+    assert_int_equal(told.n, 2);
+    assert_int_equal(told.rows[0].row, 1);
+    assert_int_equal(told.rows[1].row, 3);
+    /* nothing is told of a file that is refused */
+    told.n = 0;
+    write_text(in_folder(f, "rows.jsonl"), "{\"prompt\": \"a\", \"response\": \"b\"}\n[]\n");
+    FAILS(attune_eval(engine, in_folder(f, "rows.jsonl"), &options, &all, &f->err), ATTUNE_ERROR_FORMAT, "",
+          "line 2");
+    assert_int_equal(told.n, 0);
+    attune_engine_close(engine);
+}
+
 static void refuse(struct homes *f, attune_engine *engine, const char *text, size_t n, int code, const char *word,
                    const char *place) {
     attune_eval_result result;
@@ -190,6 +247,7 @@ int main(void) {
         TEST(test_agrees_with_the_gate),
         TEST(test_merge_modes_are_close),
         TEST(test_adds_up),
+        TEST(test_tells_rows),
         TEST(test_bad_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

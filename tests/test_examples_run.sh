@@ -31,7 +31,7 @@ comm -13 "$work/known" "$work/quoted" >"$work/strange"
 
 # ---- a home with few settings, whatever powers this machine ----
 "$attune" init --home "$home" --base "$root/tests/golden/tiny_llama.gguf" --consent >/dev/null
-sed 's/^rank = .*/rank = 2/; s/^learning_rate = .*/learning_rate = 0.01/; s/^max_tokens = .*/max_tokens = 400/
+sed 's/^rank = .*/rank = 2/; s/^learning_rate = .*/learning_rate = 0.01/; s/^\(reference_.*\) = .*/\1 = 100/; s/^max_tokens = .*/max_tokens = 400/
     s/^micro_tokens = .*/micro_tokens = 400/; s/^charger = .*/charger = ignored/; s/^battery_min = .*/battery_min = 0/
     s/^window = .*/window = always/; s/^idle = .*/idle = ignored/; s/^temperature_max = .*/temperature_max = 0/
     s/^pressure_\([a-z]*\) = .*/pressure_\1 = 0/; s/^memory_free = .*/memory_free = none/' \

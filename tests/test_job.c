@@ -259,7 +259,7 @@ static void test_cross_fitted_run(void **state) {
     assert_int_equal(report.epochs, 3);
     assert_int_equal(report.steps, 7); /* 27 rows, 4 a step */
     expect_consistent(f, &report, 1, 0);
-    assert_string_equal(seen.phases, "before;fold 1/3;fold 2/3;fold 3/3;train;gate;done;drift;");
+    assert_string_equal(seen.phases, "before;fold 1/3;fold 2/3;fold 3/3;train;reference;answers;gate;done;drift;");
     assert_int_equal(seen.done, seen.total);
     assert_true(seen.calls > 20);
 }
@@ -278,7 +278,7 @@ static void test_held_out_run(void **state) {
     assert_true(report.held_out >= 8);
     assert_int_equal(report.examples + report.held_out, 24);
     expect_consistent(f, &report, 1, 0);
-    assert_string_equal(seen.phases, "before;train;after;gate;done;drift;");
+    assert_string_equal(seen.phases, "before;train;after;reference;answers;gate;done;drift;");
     assert_int_equal(sql_number(f, "SELECT count(*) FROM run_example WHERE held_out = 1"), report.held_out);
 
     /* from the active one, with what is new; then from fresh */

@@ -14,12 +14,12 @@ kills=${ATTUNE_TEST_KILLS:-50}
 rows=16
 base=$root/tests/golden/tiny_llama.gguf
 rate=0.01 # of the second run
-settings='rank = 2|epochs = 3|learning_rate = 0.01|max_tokens = 400|micro_tokens = 400'
+settings='rank = 2|epochs = 3|learning_rate = 0.01|max_tokens = 400|micro_tokens = 400|reference_limit = 100|reference_kl_limit = 100'
 if [ "${ATTUNE_TEST_FULL:-}" = 1 ] && [ -n "${ATTUNE_TEST_MODEL:-}" ]; then
     base=$ATTUNE_TEST_MODEL
     rows=8
     rate=0.004
-    settings='rank = 2|epochs = 0.5|batch = 2|learning_rate = 0.001|max_tokens = 80|micro_tokens = 256'
+    settings='rank = 2|epochs = 0.5|batch = 2|learning_rate = 0.001|max_tokens = 80|micro_tokens = 256|reference_limit = 100|reference_kl_limit = 100'
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

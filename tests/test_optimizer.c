@@ -18,10 +18,10 @@ static int stop(void **state) {
 /* ---- AdamW as in the paper (algorithm 2, decoupled), in double ---- */
 
 enum { N = 37, STEPS = 20 };
-struct reference {
+struct plain_adamw {
     double p[N], m[N], v[N];
 };
-static void reference_update(struct reference *r, const double *g, const struct train_config *c, double rate, int t) {
+static void reference_update(struct plain_adamw *r, const double *g, const struct train_config *c, double rate, int t) {
     for (size_t i = 0; i < N; i++) {
         r->m[i] = (double)c->beta1 * r->m[i] + (1 - (double)c->beta1) * g[i];
         r->v[i] = (double)c->beta2 * r->v[i] + (1 - (double)c->beta2) * g[i] * g[i];
@@ -31,7 +31,7 @@ static void reference_update(struct reference *r, const double *g, const struct 
 }
 
 static void check_adamw(const struct train_config *config, double gradient_size) {
-    struct reference r = {0};
+    struct plain_adamw r = {0};
     float p[N], g[N], m[N] = {0}, v[N] = {0};
     struct adamw adamw = {N, 0, m, v};
     for (size_t i = 0; i < N; i++) {

@@ -50,20 +50,21 @@ static void test_fill(void **state) {
     struct example_set set = by_hand(lengths, N);
     static const size_t rows[] = {3, 0, 2, 2, 5, 1, 4};
     enum { COUNT = sizeof rows / sizeof *rows };
+    static const double weights[COUNT] = {0.25, -0.5, 1, 0, 0.125, 0.75, -1};
     for (size_t T_max = 8; T_max <= 40; T_max++) {
         struct packer *p = make(T_max);
         size_t at = 0, batches = 0;
         while (at < COUNT) {
             size_t before = at, T = 0;
             size_t reach = batches_end(&set, rows, at, COUNT, T_max);
-            at = packer_fill(p, &set, rows, at, COUNT, 0.25, 7);
+            at = packer_fill(p, &set, rows, at, COUNT, weights, 7);
             assert_int_equal(reach, at);
             assert_true(at > before);
             assert_int_equal(p->batch.n_sequences, at - before);
             assert_int_equal(p->batch.starts[0], 0);
             for (size_t s = 0; s < p->batch.n_sequences; s++) {
                 assert_int_equal(p->rows[s], before + s);
-                check_sequence(p, s, &set.items[rows[before + s]], 0.25);
+                check_sequence(p, s, &set.items[rows[before + s]], weights[before + s]);
                 T += set.items[rows[before + s]].n - 1;
             }
             assert_int_equal(p->batch.T, T);
@@ -74,7 +75,7 @@ static void test_fill(void **state) {
         assert_int_equal(at, COUNT);
         if (T_max == 40) assert_int_equal(batches, 1);
         if (T_max == 8) assert_int_equal(batches, 5); /* 3+4, 8, 8, 2+1, 7 */
-        assert_int_equal(packer_fill(p, &set, rows, COUNT, COUNT, 1, 0), COUNT);
+        assert_int_equal(packer_fill(p, &set, rows, COUNT, COUNT, NULL, 0), COUNT);
         assert_int_equal(p->batch.T + p->batch.n_sequences, 0);
         packer_destroy(p);
     }
@@ -87,14 +88,14 @@ static void test_keys(void **state) {
     struct example_set set = by_hand(lengths, N);
     static const size_t alone[] = {2}, together[] = {0, 4, 2};
     struct packer *a = make(64), *b = make(64);
-    packer_fill(a, &set, alone, 0, 1, 1, 7);
-    packer_fill(b, &set, together, 0, 3, 1, 7);
+    packer_fill(a, &set, alone, 0, 1, NULL, 7);
+    packer_fill(b, &set, together, 0, 3, NULL, 7);
     size_t n = a->batch.T, from = b->batch.starts[2];
     assert_int_equal(n, 8);
     assert_memory_equal(a->batch.keys, b->batch.keys + from, n * sizeof *a->batch.keys);
     for (size_t i = 0; i < b->batch.T; i++)
         for (size_t j = 0; j < i; j++) assert_true(b->batch.keys[i] != b->batch.keys[j]);
-    packer_fill(b, &set, alone, 0, 1, 1, 8);
+    packer_fill(b, &set, alone, 0, 1, NULL, 8);
     for (size_t i = 0; i < n; i++) assert_true(a->batch.keys[i] != b->batch.keys[i]);
     packer_destroy(a);
     packer_destroy(b);
@@ -106,7 +107,7 @@ static void test_loss(void **state) {
     struct example_set set = by_hand(lengths, N);
     static const size_t rows[] = {0, 1, 2};
     struct packer *p = make(64);
-    packer_fill(p, &set, rows, 0, 3, 1, 7);
+    packer_fill(p, &set, rows, 0, 3, NULL, 7);
     for (size_t t = 0; t < p->batch.T; t++) p->losses[t] = (float)(1 << t);
     assert_float_equal(packer_loss(p, 0), 15, 0);
     assert_float_equal(packer_loss(p, 1), 16, 0);

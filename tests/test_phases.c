@@ -33,6 +33,7 @@ static void make_home(char home[64], double held_out, double epochs) {
     settings.train.dropout = 0.1f;
     settings.train.learning_rate = 1e-2f;
     settings.held_out = held_out;
+    settings.reference_limit = settings.reference_kl_limit = 100; /* of a base that knows nothing, all may change */
     settings.epochs = epochs;
     settings.checkpoint_seconds = 0;
     OK(settings_write(home, &settings, &err));
@@ -72,12 +73,15 @@ static int step(attune_job *job) {
 
 struct end {
     double before[ROWS], after[ROWS];
+    struct model_drift drift;
+    size_t degenerate;
     float *parameters;
     size_t n, n_judge;
     char state[24], run[65];
 };
 static struct end end_of(const attune_job *job) {
-    struct end end = {.n = job->trainer->lora->n, .n_judge = job->plan.n_judge};
+    struct end end = {.n = job->trainer->lora->n, .n_judge = job->plan.n_judge,
+                      .drift = job->trial.drift, .degenerate = job->trial.answers_degenerate};
     memcpy(end.before, job->before, end.n_judge * sizeof(double));
     memcpy(end.after, job->after, end.n_judge * sizeof(double));
     end.parameters = malloc(end.n * sizeof(float));
@@ -116,6 +120,8 @@ static void check(double held_out, double epochs, int units) {
         assert_int_equal(cut.n_judge, whole.n_judge);
         assert_memory_equal(cut.before, whole.before, whole.n_judge * sizeof(double));
         assert_memory_equal(cut.after, whole.after, whole.n_judge * sizeof(double));
+        assert_memory_equal(&cut.drift, &whole.drift, sizeof whole.drift);
+        assert_int_equal(cut.degenerate, whole.degenerate);
         assert_int_equal(cut.n, whole.n);
         assert_memory_equal(cut.parameters, whole.parameters, whole.n * sizeof(float));
         free(cut.parameters);

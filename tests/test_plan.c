@@ -196,7 +196,7 @@ static void test_a_prompt_never_straddles(void **state) {
     }
     struct plan plan = made(p);
     assert_int_equal(plan.folds, 0);
-    assert_int_equal(plan.examples.n, 160);
+    assert_int_equal(plan.examples.n, 160 + 2 * 40); /* an edit gives a pair too, which is two */
     for (size_t i = 0; i < plan.n_judge; i++)
         assert_false(asks(&plan, plan.train, plan.n_train, prompt_of(&plan, plan.judge[i])));
     plan_free(&plan);
@@ -559,6 +559,103 @@ static void check_load(struct place *p, int folds) {
     plan_free(&back);
     plan_free(&plan);
 }
+/* Answers, edits of them (each an answer and a pair), thumbs up (each an answer too) and down. */
+static void add_kinds(struct place *p) {
+    add_rows_of(p, 0, 24, NULL, "");
+    add_rows_of(p, 24, 32, NULL, ", \"edit\": \"what the young man made of it\"");
+    add_rows_of(p, 32, 40, NULL, ", \"thumb\": \"down\"");
+    add_rows_of(p, 40, 48, NULL, ", \"thumb\": \"up\"");
+}
+static size_t count_kind(const struct plan *plan, const size_t *rows, size_t n, enum example_kind kind) {
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) count += plan->examples.items[rows[i]].kind == kind;
+    return count;
+}
+
+static void test_kinds(void **state) {
+    struct place *p = *state;
+    size_t rows[80];
+    add_kinds(p);
+    p->settings.held_out = 0.01;
+    struct plan plan = made(p);
+    assert_int_equal(plan.folds, 3);
+    assert_int_equal(plan.n_train, 40 + 8 + 16);
+    assert_int_equal(plan.row.examples, plan.n_train);
+    assert_int_equal(count_kind(&plan, plan.train, plan.n_train, EXAMPLE_SFT), 40);
+    assert_int_equal(count_kind(&plan, plan.train, plan.n_train, EXAMPLE_PREFERENCE), 8);
+    assert_int_equal(count_kind(&plan, plan.train, plan.n_train, EXAMPLE_THUMB), 16);
+    assert_int_equal(plan.n_judge, 40);
+    assert_int_equal(count_kind(&plan, plan.judge, plan.n_judge, EXAMPLE_SFT), 40);
+    int down = 0;
+    for (size_t i = 0; i < plan.n_train; i++) {
+        const struct example *row = &plan.examples.items[plan.train[i]];
+        if (i > 0) assert_true(plan.origins[plan.train[i]].time_ms >= plan.origins[plan.train[i - 1]].time_ms);
+        assert_true((row->kind == EXAMPLE_PREFERENCE) == (row[1].kind == EXAMPLE_REJECTED &&
+                                                          plan.train[i] + 1 < plan.examples.n));
+        if (row->kind == EXAMPLE_PREFERENCE)
+            assert_int_equal(plan.origins[plan.train[i] + 1].interaction, plan.origins[plan.train[i]].interaction);
+        if (row->kind == EXAMPLE_THUMB) down += row->label < 0;
+    }
+    assert_int_equal(down, 8);
+    for (int fold = 0; fold < 3; fold++) {
+        size_t judged = plan_fold_rows(&plan, fold, 1, rows);
+        assert_int_equal(count_kind(&plan, rows, judged, EXAMPLE_SFT), judged);
+        size_t trained = plan_fold_rows(&plan, fold, 0, rows), alone[80];
+        assert_int_equal(plan_fold_rows(&plan, fold, 1, alone), judged);
+        assert_true(count_kind(&plan, rows, trained, EXAMPLE_PREFERENCE) > 0);
+        for (size_t i = 0; i < judged; i++) assert_false(asks(&plan, rows, trained, prompt_of(&plan, alone[i])));
+    }
+    plan_free(&plan);
+    check_load(p, 3);
+
+    /* what was said, judged or compared about a held-out prompt is not learned */
+    p->settings.held_out = 0.5;
+    plan = made(p);
+    assert_int_equal(plan.folds, 0);
+    assert_int_equal(count_kind(&plan, plan.judge, plan.n_judge, EXAMPLE_SFT), plan.n_judge);
+    assert_true(count_kind(&plan, plan.train, plan.n_train, EXAMPLE_THUMB) > 0);
+    for (size_t i = 0; i < plan.n_train; i++)
+        assert_false(asks(&plan, plan.judge, plan.n_judge, prompt_of(&plan, plan.train[i])));
+    plan_free(&plan);
+    check_load(p, 0);
+
+    /* a kind without a say is left out */
+    p->settings.train.preference.dpo = p->settings.train.preference.sft = 0;
+    p->settings.train.preference.down = 0;
+    plan = made(p);
+    assert_int_equal(count_kind(&plan, plan.train, plan.n_train, EXAMPLE_PREFERENCE), 0);
+    assert_true(count_kind(&plan, plan.train, plan.n_train, EXAMPLE_THUMB) > 0);
+    plan_free(&plan);
+    p->settings.train.preference.up = 0;
+    plan = made(p);
+    assert_int_equal(count_kind(&plan, plan.train, plan.n_train, EXAMPLE_SFT), plan.n_train);
+    plan_free(&plan);
+}
+
+/* Nobody's answer: nothing that could judge. */
+static void test_thumbs_alone(void **state) {
+    struct place *p = *state;
+    struct row_source source = source_of(p);
+    struct plan plan;
+    char reason[256] = "";
+    add_rows_of(p, 0, 30, NULL, ", \"thumb\": \"down\"");
+    assert_int_equal(plan_make(&source, &p->settings, 0, "", 0, &NO_BUDGET, &plan, reason, NULL), ATTUNE_PAUSED);
+    assert_non_null(strstr(reason, "0 different prompts"));
+    questions(p, 30, 36);
+    plan = made(p);
+    assert_int_equal(plan.n_judge, 6);
+    assert_int_equal(plan.n_train, 36);
+    /* a short budget leaves what judges */
+    struct budget budget = {.seconds = 1e-6, .training = {0, 0, 1}, .judging = {0, 0, 1}, .train_rate = 1,
+                            .evaluate_rate = 1};
+    plan_free(&plan);
+    questions(p, 36, 37);
+    add_rows_of(p, 40, 80, NULL, ", \"thumb\": \"down\"");
+    plan = made_with(p, &p->settings, &budget);
+    assert_true(plan.n_judge >= 4 && plan.n_train >= 44 && plan.n_train < 77);
+    plan_free(&plan);
+}
+
 static void test_load(void **state) {
     struct place *p = *state;
     p->settings.train.learning_rate = 1.23456789e-4f;
@@ -779,6 +876,8 @@ int main(void) {
         TEST(test_origins),
         TEST(test_sample),
         TEST(test_run_id),
+        TEST(test_kinds),
+        TEST(test_thumbs_alone),
         TEST(test_load),
         TEST(test_rows_that_are_gone),
         TEST(test_changed_while_planned),

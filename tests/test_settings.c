@@ -82,10 +82,14 @@ static void assert_same(const struct settings *a, const struct settings *b, int 
     assert_int_equal(x->schedule, y->schedule);
     assert_true(x->batch == y->batch && x->max_tokens == y->max_tokens && x->micro_tokens == y->micro_tokens);
     assert_true(x->seed == y->seed && x->precision == y->precision);
+    const struct preference_config *p = &x->preference, *q = &y->preference;
+    assert_true(p->beta == q->beta && p->mean == q->mean && p->dpo == q->dpo && p->sft == q->sft && p->up == q->up &&
+                p->down == q->down);
     assert_memory_equal(&a->epochs, &b->epochs, sizeof a->epochs);
     assert_memory_equal(&a->held_out, &b->held_out, sizeof a->held_out);
     assert_int_equal(a->shuffle, b->shuffle);
-    assert_true(a->source_cap == b->source_cap && a->group_cap == b->group_cap);
+    assert_true(a->source_cap == b->source_cap && a->group_cap == b->group_cap && a->replay == b->replay);
+    assert_true(a->reference_limit == b->reference_limit && a->reference_kl_limit == b->reference_kl_limit);
     if (recipe_only) return;
     assert_string_equal(a->base, b->base);
     assert_string_equal(a->base_sha256, b->base_sha256);
@@ -98,7 +102,7 @@ static void assert_same(const struct settings *a, const struct settings *b, int 
 /* Out to the file and back, out to a run's configuration and back. */
 static void check_round_trip(const struct settings *settings) {
     struct settings back;
-    char text[1024], again[1024];
+    char text[2048], again[2048];
     memset(&back, 0x5a, sizeof back);
     OK(settings_write(home, settings, &err));
     OK(settings_read(home, &back, &err));
@@ -129,7 +133,8 @@ static void test_round_trip(void **state) {
         .lora = {16, 31.4f, 1 << TARGET_Q | 1 << TARGET_UP}, .dropout = 0.1f, .learning_rate = 2.5e-4f,
         .schedule = SCHEDULE_CONSTANT, .warmup = 1.0f / 3, .beta1 = 0.85f, .beta2 = 0.97f, .epsilon = 1e-6f,
         .weight_decay = 0.07f, .clip = 0.3f, .batch = 3, .max_tokens = 300, .micro_tokens = 700,
-        .seed = 18446744073709551615u, .precision = PRECISION_F32};
+        .seed = 18446744073709551615u, .precision = PRECISION_F32,
+        .preference = {0.3f, 1, 0.7f, 0.0f, 1.0f / 3, 1000.0f}};
     s.epochs = 1.0 / 3;
     s.shuffle = 0;
     s.held_out = 0.123456789012345;
@@ -191,7 +196,7 @@ static void test_round_trip(void **state) {
 static void test_digits(void **state) {
     (void)state;
     struct settings s = complete(), back = complete();
-    char text[1024];
+    char text[2048];
     for (uint64_t i = 0; i < 1000; i++) {
         s.train.learning_rate = random_uniform(1, i) * random_uniform(2, i);
         s.train.beta1 = 0.9f + 0.09f * random_uniform(3, i);
@@ -214,8 +219,11 @@ static void test_longest_configuration(void **state) {
     s.train.batch = 1024;
     s.train.max_tokens = s.train.micro_tokens = 1 << 20;
     s.train.seed = 18446744073709551615u;
+    s.train.preference = (struct preference_config){123.456787f, 1, 1.23456795e-25f, 1.23456795e-25f, 1.23456795e-25f,
+                                                    1.23456795e-25f};
     s.epochs = 99.123456789012345;
     s.held_out = 0.12345678901234567;
+    s.replay = 12.345678901234567;
     s.source_cap = s.group_cap = 1 << 20;
     check_round_trip(&s);
     memset(s.base, 'b', sizeof s.base - 1);
@@ -230,7 +238,16 @@ static const struct {
 } limits[] = {
     {"base_sha256", {SHA}, {SHA "0"}},
     {"merge", {"none", "f16", "q8", "same", "calibrated", "auto"}, {"automatic", "F16", "q4", ""}},
+    {"preference_beta", {"0.0001", "1000", "0.1"}, {"0", "0.00009", "1001", "nan", ""}},
+    {"preference_length", {"sum", "mean"}, {"total", "0", ""}},
+    {"preference_weight", {"0", "1000"}, {"-1", "1001", "nan"}},
+    {"preference_sft", {"0", "1000"}, {"-1", "1001", "nan"}},
+    {"replay", {"0", "100", "0.5"}, {"-1", "101", "nan"}},
+    {"thumb_up", {"0", "1000"}, {"-1", "1001", "nan"}},
+    {"thumb_down", {"0", "1000"}, {"-1", "1001", "nan"}},
     {"drift_limit", {"0", "100", "0.02"}, {"-0.001", "100.1", "nan", "inf", ""}},
+    {"reference_limit", {"0", "100", "0.1"}, {"-0.001", "100.1", "nan", "inf", ""}},
+    {"reference_kl_limit", {"0", "100", "2.5"}, {"-0.001", "100.1", "nan", ""}},
     {"rank", {"1", "256", "8"}, {"0", "257", "-1", "1.5", "", "eight", "8x", "nan", "inf"}},
     {"alpha", {"0.001", "65536", "16.25"}, {"0", "-1", "0.00099", "65537", "nan", "inf", "1e400"}},
     {"targets", {"all", "attn_q", "attn_q,ffn_up", "ffn_down,attn_k"}, {"", "attn_x", "attn_q,", "attn_q,nothing"}},
@@ -287,7 +304,7 @@ static const struct {
 
 static void test_limits(void **state) {
     (void)state;
-    char text[1024], line[16];
+    char text[2048], line[16];
     for (size_t k = 0; k < sizeof limits / sizeof *limits; k++) {
         const char *key = limits[k].key, *head = strcmp(key, "base_sha256") ? HEAD : "base = b\n# the hash:\n";
         struct settings s;
@@ -448,7 +465,7 @@ static void test_configuration(void **state) {
     (void)state;
     struct settings s = complete(), back;
     attune_error err = {0};
-    char text[1024], short_text[1024];
+    char text[2048], short_text[2048];
     settings_configuration(&s, text, sizeof text);
     assert_null(strstr(text, "models")); /* paths, memory and power are no part of what is computed */
     assert_null(strstr(text, "memory"));
@@ -462,7 +479,9 @@ static void test_configuration(void **state) {
         snprintf(short_text, sizeof short_text, "%.*s\"x%s", (int)before, text, key + 1);
         settings_default(&back);
         int later = strncmp(key, "\"source_cap\"", 12) == 0 || strncmp(key, "\"group_cap\"", 11) == 0 ||
-                    strncmp(key, "\"precision\"", 11) == 0;
+                    strncmp(key, "\"precision\"", 11) == 0 || strncmp(key, "\"preference_", 12) == 0 ||
+                    strncmp(key, "\"thumb_", 7) == 0 || strncmp(key, "\"replay\"", 8) == 0 ||
+                    strncmp(key, "\"reference_", 11) == 0;
         int code = settings_from_configuration(short_text, &back, &err);
         if (code != (later ? ATTUNE_OK : ATTUNE_ERROR_FORMAT)) fail_msg("without %.30s: %d", key, code);
         if (!strchr(key, ',')) break;
@@ -477,27 +496,31 @@ static void test_configuration(void **state) {
     assert_non_null(strstr(err.message, "rank"));
 }
 
-/* As it was stored before there were caps and a precision: the rest counts, and they are what they are by default. */
+/* As it was stored before there were caps, a precision and preferences: the rest counts, and they are what
+ * they are by default. */
 static void test_configuration_of_an_earlier_version(void **state) {
     (void)state;
     struct settings s = complete(), back;
-    char text[1024], *from, *to;
+    char text[2048], *from, *to;
     s.train.lora.rank = 5;
     s.train.seed = 77;
     s.source_cap = 9;
     s.group_cap = 3;
     s.train.precision = PRECISION_F32;
+    s.train.preference.beta = 0.7f;
     settings_configuration(&s, text, sizeof text);
     from = strstr(text, "\"source_cap\": \"9\", \"group_cap\": \"3\", ");
     assert_non_null(from);
     to = strstr(from, "\"seed\"");
     memmove(from, to, strlen(to) + 1);
     from = strstr(text, "\"precision\": \"f32\", ");
-    assert_non_null(from);
-    memmove(from, from + 20, strlen(from + 20) + 1);
+    to = strstr(text, "\"held_out\"");
+    assert_true(from && to > from);
+    memmove(from, to, strlen(to) + 1);
     settings_default(&back);
     OK(settings_from_configuration(text, &back, &err));
     assert_int_equal(back.train.precision, PRECISION_AUTO);
+    assert_float_equal(back.train.preference.beta, 1.0f, 0);
     assert_int_equal(back.train.lora.rank, 5);
     assert_int_equal(back.train.seed, 77);
     assert_int_equal(back.source_cap, 4096);

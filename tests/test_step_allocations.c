@@ -57,7 +57,33 @@ static void test_steps(void **state) {
         }
 }
 
+/* Nor do pairs and thumbs. */
+static void test_preferences(void **state) {
+    const struct tiny *tiny = *state;
+    struct train_config config = tiny_config();
+    struct trainer *trainer = tiny_trainer(tiny, &config);
+    struct example_set set = {0};
+    attune_message messages[] = {{"user", "the boats?"}};
+    static const char hash[] = "00000000000000ff000000000000000000000000000000000000000000000000";
+    int added;
+    OK(example_add(&set, tiny->model, messages, 1, "gone", hash, "1", 256, &added, &err));
+    OK(example_add_preference(&set, tiny->model, messages, 1, "gone", "here", hash, "1", 256, &added, &err));
+    OK(example_add_thumb(&set, tiny->model, messages, 1, "here", -1, hash, "1", 256, &added, &err));
+    assert_int_equal(set.n, 4);
+    static const size_t rows[] = {1, 0, 3, 1};
+    size_t tokens;
+    double loss;
+    for (size_t step = 0; step < 10; step++) {
+        OK(trainer_step(trainer, &set, rows, 4, 1e-3f, &loss, &tokens, &err));
+        if (step == 0) taken = 0;
+    }
+    assert_int_equal(taken, 0);
+    assert_int_equal(trainer->adamw.step, 10);
+    trainer_destroy(trainer);
+    example_set_free(&set);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_steps)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_steps), cmocka_unit_test(test_preferences)};
     return cmocka_run_group_tests(tests, tiny_setup, tiny_teardown);
 }

@@ -189,18 +189,21 @@ static void test_newer_schema(void **state) {
 
 static void test_migrations(void **state) {
     struct fixture *f = *state;
-    const char *steps[] = {store_schema_steps[0], store_schema_steps[1], store_schema_steps[2], store_schema_steps[3],
-                           "CREATE TABLE second (a)",
-                           "CREATE TABLE third (a); CREATE TABLE second (a)"};
-    OK(store_schema_migrate(f->store, steps, 5, &f->err));
-    assert_int_equal(pragma(f->store, "PRAGMA user_version"), 5);
-    FAILS(store_schema_migrate(f->store, steps, 6, &f->err), ATTUNE_ERROR_INTERNAL, "already exists", "store.db");
-    assert_int_equal(pragma(f->store, "PRAGMA user_version"), 5);
+    const char *steps[16];
+    int n = store_schema_newest();
+    assert_in_range(n, 1, 14);
+    for (int i = 0; i < n; i++) steps[i] = store_schema_steps[i];
+    steps[n] = "CREATE TABLE second (a)";
+    steps[n + 1] = "CREATE TABLE third (a); CREATE TABLE second (a)";
+    OK(store_schema_migrate(f->store, steps, n + 1, &f->err));
+    assert_int_equal(pragma(f->store, "PRAGMA user_version"), n + 1);
+    FAILS(store_schema_migrate(f->store, steps, n + 2, &f->err), ATTUNE_ERROR_INTERNAL, "already exists", "store.db");
+    assert_int_equal(pragma(f->store, "PRAGMA user_version"), n + 1);
     assert_int_equal(pragma(f->store, "SELECT count(*) FROM sqlite_schema WHERE name = 'second'"), 1);
     assert_int_equal(pragma(f->store, "SELECT count(*) FROM sqlite_schema WHERE name = 'third'"), 0);
-    steps[5] = "CREATE TABLE third (a)";
-    OK(store_schema_migrate(f->store, steps, 6, &f->err));
-    assert_int_equal(pragma(f->store, "PRAGMA user_version"), 6);
+    steps[n + 1] = "CREATE TABLE third (a)";
+    OK(store_schema_migrate(f->store, steps, n + 2, &f->err));
+    assert_int_equal(pragma(f->store, "PRAGMA user_version"), n + 2);
 }
 
 /* A store that attune 0.1.0 made with schema 1: 9 rows of a file, an edited answer and one without consent, a

@@ -408,7 +408,7 @@ static void test_real_logits(void **state) {
 }
 
 static void add_conversation(struct example_set *set, const struct golden_conversation *c) {
-    struct example e = {.n = c->T, .key = 1};
+    struct example e = {.weight = 1, .n = c->T, .key = 1};
     e.ids = malloc(c->T * sizeof *e.ids);
     e.supervised = malloc(c->T);
     memcpy(e.ids, c->ids, c->T * sizeof *e.ids);

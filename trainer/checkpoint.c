@@ -22,11 +22,13 @@ static void configuration_text(const struct train_config *c, char *out, size_t s
     locale_t before = numerals_enter();
     snprintf(out, size,
              "rank=%zu alpha=%a targets=%u dropout=%a rate=%a schedule=%d warmup=%a betas=%a,%a epsilon=%a decay=%a "
-             "clip=%a batch=%zu max_tokens=%zu micro_tokens=%zu seed=%llu precision=%s",
+             "clip=%a batch=%zu max_tokens=%zu micro_tokens=%zu seed=%llu precision=%s preference=%a,%d,%a,%a,%a,%a",
              c->lora.rank, (double)c->lora.alpha, c->lora.targets, (double)c->dropout, (double)c->learning_rate,
              (int)c->schedule, (double)c->warmup, (double)c->beta1, (double)c->beta2, (double)c->epsilon,
              (double)c->weight_decay, (double)c->clip, c->batch, c->max_tokens, c->micro_tokens,
-             (unsigned long long)c->seed, c->precision == PRECISION_F32 ? "f32" : "auto");
+             (unsigned long long)c->seed, c->precision == PRECISION_F32 ? "f32" : "auto",
+             (double)c->preference.beta, c->preference.mean, (double)c->preference.dpo, (double)c->preference.sft,
+             (double)c->preference.up, (double)c->preference.down);
     numerals_leave(before);
 }
 
@@ -54,7 +56,7 @@ int checkpoint_prepare(const struct trainer *t, const char *state, const char *p
     struct file_writer file = {0};
     int code = gguf_writer_create(&w, err);
     if (code != ATTUNE_OK) return code;
-    char configuration[512], hex[HASH_HEX_SIZE];
+    char configuration[1024], hex[HASH_HEX_SIZE];
     configuration_text(&t->config, configuration, sizeof configuration);
     digest(state, strlen(state), t->adamw.step, t->dropped,
            (const void *const[]){t->lora->parameters, t->adamw.m, t->adamw.v}, t->lora->n, hex);
@@ -131,7 +133,7 @@ static int check_digest(const struct gguf *g, uint64_t step, uint64_t dropped, c
 
 /* All is checked before anything is changed. */
 static int read_trainer(const struct gguf *g, struct trainer *t, const char *path, attune_error *err) {
-    char configuration[512];
+    char configuration[1024];
     const unsigned char *parameters, *m, *v;
     uint64_t step, dropped;
     configuration_text(&t->config, configuration, sizeof configuration);

@@ -64,7 +64,7 @@ static size_t fill(struct evaluator *evaluator, const struct example_set *set, c
                    const struct packed_batch **batches, size_t *filled) {
     for (*filled = 0; *filled < evaluator->shape.together && at < n; ++*filled) {
         struct packer *packer = evaluator->packers[*filled];
-        at = packer_fill(packer, set, rows, at, n, 0.0, 0);
+        at = packer_fill(packer, set, rows, at, n, NULL, 0);
         batches[*filled] = &packer->batch;
     }
     return at;

@@ -1,6 +1,8 @@
 /* Examples: conversations in tokens, with what is supervised marked. */
 #include "trainer/trainer.h"
 
+#include "core/base/random.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,7 +15,8 @@ static uint64_t key_of(const char *hex) {
 /* Takes ids and supervised, on success. */
 static int append(struct example_set *set, int32_t *ids, uint8_t *supervised, size_t n, const char *content_hash,
                   const char *prompt_hash, attune_error *err) {
-    struct example example = {.ids = ids, .supervised = supervised, .n = n, .key = key_of(content_hash)};
+    struct example example = {.weight = 1.0, .ids = ids, .supervised = supervised, .n = n,
+                              .key = key_of(content_hash)};
     for (size_t i = 1; i < n; i++) example.n_supervised += supervised[i];
     strncpy(example.hash, content_hash, sizeof example.hash - 1);
     strncpy(example.prompt_hash, prompt_hash, sizeof example.prompt_hash - 1);
@@ -64,6 +67,58 @@ out:
     return code;
 }
 
+static void drop_last(struct example_set *set, size_t n) {
+    while (n-- > 0) example_free(&set->items[--set->n]);
+}
+
+/* As example_add, of a kind that is measured against the starting point. */
+static int add_measured(struct example_set *set, const struct model *model, const attune_message *messages,
+                        size_t n_messages, const char *response, enum example_kind kind, const char *content_hash,
+                        const char *prompt_hash, size_t max_tokens, int *added, attune_error *err) {
+    int code = example_add(set, model, messages, n_messages, response, content_hash, prompt_hash, max_tokens, added,
+                           err);
+    if (code != ATTUNE_OK || !*added) return code;
+    struct example *example = &set->items[set->n - 1];
+    example->kind = kind;
+    example->reference = calloc(1, sizeof *example->reference);
+    if (example->reference) return ATTUNE_OK;
+    drop_last(set, 1);
+    *added = 0;
+    return error_set_memory(err, "an example", sizeof *example->reference);
+}
+
+static int same_tokens(const struct example *a, const struct example *b) {
+    return a->n == b->n && memcmp(a->ids, b->ids, a->n * sizeof *a->ids) == 0;
+}
+
+int example_add_preference(struct example_set *set, const struct model *model, const attune_message *messages,
+                           size_t n_messages, const char *chosen, const char *rejected, const char *content_hash,
+                           const char *prompt_hash, size_t max_tokens, int *added, attune_error *err) {
+    size_t before = set->n;
+    int code = add_measured(set, model, messages, n_messages, chosen, EXAMPLE_PREFERENCE, content_hash, prompt_hash,
+                            max_tokens, added, err);
+    if (code == ATTUNE_OK && *added)
+        code = add_measured(set, model, messages, n_messages, rejected, EXAMPLE_REJECTED, content_hash, prompt_hash,
+                            max_tokens, added, err);
+    if (code == ATTUNE_OK && *added) {
+        struct example *pair = &set->items[before];
+        pair[1].key = random_mix(~pair->key);
+        if (!same_tokens(&pair[0], &pair[1])) return ATTUNE_OK;
+    }
+    drop_last(set, set->n - before);
+    *added = 0;
+    return code;
+}
+
+int example_add_thumb(struct example_set *set, const struct model *model, const attune_message *messages,
+                      size_t n_messages, const char *response, int label, const char *content_hash,
+                      const char *prompt_hash, size_t max_tokens, int *added, attune_error *err) {
+    int code = add_measured(set, model, messages, n_messages, response, EXAMPLE_THUMB, content_hash, prompt_hash,
+                            max_tokens, added, err);
+    if (code == ATTUNE_OK && *added) set->items[set->n - 1].label = label > 0 ? 1 : -1;
+    return code;
+}
+
 int example_add_tokens(struct example_set *set, const int32_t *ids, const uint8_t *supervised, size_t n,
                        const char *content_hash, const char *prompt_hash, attune_error *err) {
     int32_t *own_ids = malloc(n * sizeof *own_ids);
@@ -81,12 +136,15 @@ int example_add_tokens(struct example_set *set, const int32_t *ids, const uint8_
     return code;
 }
 
+void example_free(struct example *example) {
+    free(example->ids);
+    free(example->supervised);
+    free(example->reference);
+}
+
 void example_set_free(struct example_set *set) {
     if (!set) return;
-    for (size_t i = 0; i < set->n; i++) {
-        free(set->items[i].ids);
-        free(set->items[i].supervised);
-    }
+    for (size_t i = 0; i < set->n; i++) example_free(&set->items[i]);
     free(set->items);
     *set = (struct example_set){0};
 }

@@ -23,6 +23,7 @@ void train_config_default(struct train_config *config) {
         .max_tokens = 512,
         .micro_tokens = 512,
         .seed = 1,
+        .preference = {.beta = 1.0f, .mean = 1, .dpo = 4.0f, .sft = 1.0f, .up = 4.0f, .down = 4.0f},
     };
 }
 

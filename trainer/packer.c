@@ -63,13 +63,13 @@ static void add(struct packer *p, const struct example *example, double weight, 
 }
 
 size_t packer_fill(struct packer *p, const struct example_set *set, const size_t *rows, size_t from, size_t n,
-                   double weight, uint64_t step_key) {
+                   const double *weights, uint64_t step_key) {
     p->batch.T = 0;
     p->batch.n_sequences = 0;
     p->starts[0] = 0;
     for (size_t to = batches_end(set, rows, from, n, p->T_max); from < to; from++) {
         assert(p->batch.T + rows_of(&set->items[rows[from]]) <= p->T_max);
-        add(p, &set->items[rows[from]], weight, step_key);
+        add(p, &set->items[rows[from]], weights ? weights[from] : 0.0, step_key);
         p->rows[p->batch.n_sequences++] = from;
         p->starts[p->batch.n_sequences] = p->batch.T;
     }

@@ -17,10 +17,11 @@ struct packer {
 int packer_create(size_t T_max, struct packer **out, attune_error *err);
 void packer_destroy(struct packer *packer);
 size_t packer_bytes(size_t T_max);
-/* Takes rows[from..n) while they fit; returns the index of the first that was not taken. weight: of a
- * conversation, spread evenly over its targets. step_key seeds dropout. */
+/* Takes rows[from..n) while they fit; returns the index of the first that was not taken. weights(n): of each
+ * conversation, spread evenly over its targets; below 0, the gradient leads away from it. NULL: 0. step_key seeds
+ * dropout. */
 size_t packer_fill(struct packer *packer, const struct example_set *set, const size_t *rows, size_t from, size_t n,
-                   double weight, uint64_t step_key);
+                   const double *weights, uint64_t step_key);
 /* Sum of losses of sequence s. */
 double packer_loss(const struct packer *packer, size_t s);
 

@@ -3,6 +3,7 @@
 
 #include "core/base/fault.h"
 #include "core/base/random.h"
+#include "trainer/objective.h"
 #include "trainer/packer.h"
 
 #include <math.h>
@@ -22,7 +23,8 @@ size_t trainer_state_bytes(const struct model *model, const struct train_config 
     struct trainer counted = {.model = model};
     size_t n = lora_count(model, config->lora.rank, config->lora.targets);
     take(&counted, &counted.arena, n);
-    return n * sizeof(float) + counted.arena.used + packer_bytes(config->micro_tokens) + sizeof counted;
+    return n * sizeof(float) + counted.arena.used + packer_bytes(config->micro_tokens) +
+           objective_bytes(config->batch) + sizeof counted;
 }
 
 struct pass_shape trainer_pass_shape(const struct model *model, int threads, const struct train_config *config,
@@ -44,6 +46,12 @@ static int check_config(const struct train_config *c, attune_error *err) {
         return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
                          "impossible training settings: rates and decay at least 0, dropout and betas in [0, 1), "
                          "epsilon above 0, warmup in [0, 1], batch at least 1");
+    const struct preference_config *p = &c->preference;
+    if (!(p->beta > 0.0f && isfinite(p->beta)) || !(p->dpo >= 0.0f && isfinite(p->dpo)) ||
+        !(p->sft >= 0.0f && isfinite(p->sft)) || !(p->up >= 0.0f && isfinite(p->up)) ||
+        !(p->down >= 0.0f && isfinite(p->down)))
+        return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL,
+                         "impossible settings of preferences: beta above 0, the other coefficients at least 0");
     return ATTUNE_OK;
 }
 
@@ -74,6 +82,7 @@ int trainer_create(const struct model *model, struct pool *pool, const struct tr
     lora_gradient_views(t->lora, t->gradient, t->views);
     trainer_reset(t, start);
     code = packer_create(config->micro_tokens, &t->packer, err);
+    if (code == ATTUNE_OK) code = objective_create(config->batch, &t->objective, err);
 out:
     if (code != ATTUNE_OK) {
         trainer_destroy(t);
@@ -86,6 +95,7 @@ out:
 void trainer_destroy(struct trainer *trainer) {
     if (!trainer) return;
     packer_destroy(trainer->packer);
+    objective_destroy(trainer->objective);
     training_pass_destroy(trainer->pass);
     arena_free(&trainer->arena);
     lora_destroy(trainer->lora);
@@ -101,6 +111,8 @@ void trainer_reset(struct trainer *t, const struct lora *start) {
     memset(t->adamw.v, 0, t->adamw.n * sizeof(float));
     t->adamw.step = 0;
     t->dropped = 0;
+    t->start = start;
+    t->start_key = 0;
 }
 
 void trainer_release(struct trainer *t) {
@@ -108,24 +120,109 @@ void trainer_release(struct trainer *t) {
     t->pass = NULL;
 }
 
-/* Sum of gradients over all micro-batches of the step; *loss: mean over rows of their means. */
-static int accumulate(struct trainer *t, const struct example_set *set, const size_t *rows, size_t n,
-                      double *loss, size_t *tokens, attune_error *err) {
+/* ---- what preferences are measured with ---- */
+
+/* Names the starting point's parameters, and how products with the base are made. Never 0. */
+static uint64_t key_of_start(const struct trainer *t) {
+    uint64_t key = random_mix((uint64_t)t->config.precision + 1);
+    for (size_t i = 0; t->start && i < t->start->n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &t->start->parameters[i], sizeof bits);
+        key = random_mix(key ^ bits);
+    }
+    return key ? key : 1;
+}
+
+static int is_known(const struct trainer *t, const struct example_set *set, size_t s) {
+    return set->items[t->objective->items[s]].reference->of == t->start_key;
+}
+
+/* ln p of the answers in sequences [at, n) of the objective, as many as go through the layers together; *end:
+ * behind the last. Without dropout: it would be noise in a margin. */
+static int measure(struct trainer *t, const struct weights *weights, const struct example_set *set, size_t at,
+                   size_t n, size_t *end, attune_error *err) {
+    struct packer *packer = t->packer;
+    *end = packer_fill(packer, set, t->objective->items, at, n, NULL, 0);
+    return training_pass_run(t->pass, weights, &packer->batch, 0.0f, 0, NULL, packer->losses, err);
+}
+
+/* What the starting point gives the answers; each is computed once, as long as the set lives. */
+static int measure_start(struct trainer *t, const struct example_set *set, attune_error *err) {
+    struct weights weights = {t->model, t->model->layers, t->start ? t->start->pairs : NULL};
+    struct objective *o = t->objective;
+    if (t->start_key == 0) t->start_key = key_of_start(t);
+    for (size_t at = 0, n; at < o->preferences;) {
+        size_t unknown = at;
+        while (unknown < o->preferences && !is_known(t, set, unknown)) unknown++;
+        if (unknown == at) {
+            at++;
+            continue;
+        }
+        int code = measure(t, &weights, set, at, unknown, &n, err);
+        if (code != ATTUNE_OK) return code;
+        for (size_t s = 0; s < t->packer->batch.n_sequences; s++)
+            *set->items[o->items[at + s]].reference =
+                (struct reference){t->start_key, -packer_loss(t->packer, s)};
+        at = n;
+    }
+    return ATTUNE_OK;
+}
+
+static int measure_now(struct trainer *t, const struct example_set *set, attune_error *err) {
     struct weights weights = {t->model, t->model->layers, t->lora->pairs};
+    struct objective *o = t->objective;
+    for (size_t at = 0, n; at < o->preferences; at = n) {
+        int code = measure(t, &weights, set, at, o->preferences, &n, err);
+        if (code != ATTUNE_OK) return code;
+        for (size_t s = 0; s < t->packer->batch.n_sequences; s++) o->logp[at + s] = -packer_loss(t->packer, s);
+    }
+    return ATTUNE_OK;
+}
+
+static int weigh(struct trainer *t, const struct example_set *set, const size_t *rows, size_t n, attune_error *err) {
+    int code = objective_lay_out(t->objective, set, rows, n, err);
+    if (code == ATTUNE_OK && t->objective->preferences > 0) {
+        code = measure_start(t, set, err);
+        if (code == ATTUNE_OK) code = measure_now(t, set, err);
+    }
+    if (code == ATTUNE_OK) objective_weigh(t->objective, &t->config.preference, set, n);
+    return code;
+}
+
+const struct step_losses *trainer_step_losses(const struct trainer *trainer) { return &trainer->objective->losses; }
+
+/* ---- the step ---- */
+
+/* What the sequences in the packer add to the losses of answers to say; those of preferences are known before. */
+static void add_losses(struct trainer *t, const struct example_set *set) {
+    struct objective *o = t->objective;
+    for (size_t s = 0; s < t->packer->batch.n_sequences; s++) {
+        const struct example *e = &set->items[o->items[t->packer->rows[s]]];
+        if (e->kind != EXAMPLE_SFT) continue;
+        double loss = packer_loss(t->packer, s) / (double)e->n_supervised;
+        o->loss += e->weight * loss;
+        o->losses.sft += loss;
+        o->losses.sft_rows++;
+    }
+}
+
+/* Sum of gradients over all micro-batches of the step; *loss: mean over rows of their losses. */
+static int accumulate(struct trainer *t, const struct example_set *set, double *loss, size_t *tokens,
+                      attune_error *err) {
+    struct weights weights = {t->model, t->model->layers, t->lora->pairs};
+    struct objective *o = t->objective;
     uint64_t step = t->adamw.step + t->dropped, step_key = random_u64(t->config.seed, step);
-    double sum = 0;
     *tokens = 0;
-    for (size_t at = 0; at < n;) {
-        at = packer_fill(t->packer, set, rows, at, n, 1.0 / (double)n, step_key);
+    for (size_t at = 0; at < o->n;) {
+        at = packer_fill(t->packer, set, o->items, at, o->n, o->weights, step_key);
         const struct packed_batch *batch = &t->packer->batch;
         int code = training_pass_run(t->pass, &weights, batch, t->config.dropout, step_key, t->views,
                                      t->packer->losses, err);
         if (code != ATTUNE_OK) return code;
-        for (size_t s = 0; s < batch->n_sequences; s++)
-            sum += packer_loss(t->packer, s) / (double)set->items[rows[t->packer->rows[s]]].n_supervised;
+        add_losses(t, set);
         *tokens += batch->T;
     }
-    *loss = sum / (double)n;
+    *loss = o->loss / o->weight;
     return ATTUNE_OK;
 }
 
@@ -139,7 +236,8 @@ int trainer_step(struct trainer *t, const struct example_set *set, const size_t 
     int code = t->pass ? ATTUNE_OK : create_pass(t, err);
     if (code != ATTUNE_OK) return code;
     memset(t->gradient, 0, t->lora->n * sizeof(float));
-    code = accumulate(t, set, rows, n, loss, tokens, err);
+    code = weigh(t, set, rows, n, err);
+    if (code == ATTUNE_OK) code = accumulate(t, set, loss, tokens, err);
     if (code != ATTUNE_OK) return code;
     double norm = gradient_norm(t->pool, t->gradient, t->lora->n, t->partial);
     float scale = 1.0f;

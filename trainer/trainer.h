@@ -9,7 +9,22 @@
 #include "adapters/lora.h"
 
 /* ---- examples ---- */
+enum example_kind {
+    EXAMPLE_SFT,        /* an answer to say */
+    EXAMPLE_PREFERENCE, /* the better of two answers; the next of the set is the other one */
+    EXAMPLE_REJECTED,   /* the worse of two: no row by itself */
+    EXAMPLE_THUMB       /* an answer that was judged */
+};
+/* ln of the probability that the starting point gives to an answer; of: which starting point, 0: not known yet. */
+struct reference {
+    uint64_t of;
+    double logp;
+};
 struct example {
+    enum example_kind kind;
+    int label;            /* of a thumb: 1 up, -1 down */
+    double weight;        /* of the row in a step's loss, above 0 to 1; that of a rejected one is its pair's */
+    struct reference *reference; /* a cache that steps fill; NULL: an answer to say has none */
     int32_t *ids;         /* (n) tokens of the conversation, cut at max_tokens */
     uint8_t *supervised;  /* (n) response and end-of-turn */
     size_t n, n_supervised; /* n_supervised: targets that remain after the cut */
@@ -25,13 +40,32 @@ struct example_set {
 int example_add(struct example_set *set, const struct model *model, const attune_message *messages,
                 size_t n_messages, const char *response, const char *content_hash, const char *prompt_hash,
                 size_t max_tokens, int *added, attune_error *err);
+/* A pair: two examples, the better answer first, which is the row; the other one follows. *added 0 too when they are
+ * the same as far as max_tokens. */
+int example_add_preference(struct example_set *set, const struct model *model, const attune_message *messages,
+                           size_t n_messages, const char *chosen, const char *rejected, const char *content_hash,
+                           const char *prompt_hash, size_t max_tokens, int *added, attune_error *err);
+/* label: 1 up, -1 down. */
+int example_add_thumb(struct example_set *set, const struct model *model, const attune_message *messages,
+                      size_t n_messages, const char *response, int label, const char *content_hash,
+                      const char *prompt_hash, size_t max_tokens, int *added, attune_error *err);
 /* One that example_add has made before: ids(n) and supervised(n) are copied. */
 int example_add_tokens(struct example_set *set, const int32_t *ids, const uint8_t *supervised, size_t n,
                        const char *content_hash, const char *prompt_hash, attune_error *err);
+/* What an example holds. */
+void example_free(struct example *example);
 void example_set_free(struct example_set *set);
 
 /* ---- configuration ---- */
 enum schedule { SCHEDULE_CONSTANT, SCHEDULE_COSINE };
+/* How preferences count. Coefficients at least 0. */
+struct preference_config {
+    float beta;     /* of DPO and KTO: how far from the starting point is far, above 0 */
+    int mean;       /* 1: log-probabilities are means over an answer's tokens; 0: sums */
+    float dpo;      /* coefficient of a pair's DPO loss */
+    float sft;      /* of the better answer's mean nats per token, beside it */
+    float up, down; /* KTO's lambda of answers that were liked, and of those that were not */
+};
 struct train_config {
     struct lora_config lora;
     float dropout;
@@ -45,6 +79,7 @@ struct train_config {
     size_t micro_tokens; /* packed at once through the layers, at least max_tokens */
     uint64_t seed;
     enum precision precision; /* of products with the frozen base, forward and backward */
+    struct preference_config preference;
 };
 void train_config_default(struct train_config *config);
 /* Learning rate of step (from 0) out of `steps`. */
@@ -78,9 +113,13 @@ struct trainer {
                                  * SIZE_MAX at first: every layer's activations are kept */
     struct arena arena;
     struct packer *packer;
+    struct objective *objective;
+    const struct lora *start;   /* borrowed at the last reset: preferences are measured against it; NULL: the base */
+    uint64_t start_key;         /* names its parameters; 0: not computed yet */
     size_t dropped;             /* steps whose loss or gradient was not finite: no update was made */
 };
-/* start: parameters to begin from (same configuration), or NULL: lora_init with the seed. */
+/* start: parameters to begin from (same configuration), or NULL: lora_init with the seed. It is read again by steps
+ * that hold pairs or thumbs, so for those it has to stay as it is until the next reset. */
 int trainer_create(const struct model *model, struct pool *pool, const struct train_config *config,
                    const struct lora *start, struct trainer **out, attune_error *err);
 void trainer_destroy(struct trainer *trainer);
@@ -88,13 +127,27 @@ void trainer_destroy(struct trainer *trainer);
 void trainer_reset(struct trainer *trainer, const struct lora *start);
 /* Gives the activations' memory back; the next step takes it again. */
 void trainer_release(struct trainer *trainer);
+/* Of the last step that was made or dropped, by kind of row: losses without the rows' weights. */
+struct step_losses {
+    size_t sft_rows, pairs, thumbs;
+    double sft, preference, thumb; /* sums over rows */
+    double margin;                 /* sum over pairs of r(chosen) - r(rejected) */
+    size_t won;                    /* pairs whose margin is above 0 */
+};
+const struct step_losses *trainer_step_losses(const struct trainer *trainer);
 /* What trainer_create takes, and what the first step takes on top of it when it may take `bytes`. */
 size_t trainer_state_bytes(const struct model *model, const struct train_config *config);
 struct pass_shape trainer_pass_shape(const struct model *model, int threads, const struct train_config *config,
                                      size_t bytes);
-/* One optimizer step over the examples named by rows[0..n). loss: mean over the examples of their mean
- * nats per token. tokens: put through. Cancelled: ATTUNE_ERROR_CANCELLED and nothing has changed. A loss or
- * gradient that is not finite: *loss is NaN, no update, `dropped` counts it. */
+/* One optimizer step over the examples named by rows[0..n), in any mixture; the gradient is that of the sum of
+ * weight * loss over the rows, divided by n.
+ *   SFT        mean nats per token
+ *   preference dpo * -ln sigma(beta (r(chosen) - r(rejected))) + sft * mean nats per token of the chosen
+ *   thumb      up * (1 - sigma(beta (r - z))) or down * (1 - sigma(beta (z - r)))
+ * r: ln p(answer) now less what it was at the start (Rafailov et al. 2023, arXiv:2305.18290; Ethayarajh et al. 2024,
+ * arXiv:2402.01306). z: the mean of r over the step's other thumbs, at least 0, and held constant.
+ * loss: the rows' mean, weighted. tokens: put through. Cancelled: ATTUNE_ERROR_CANCELLED and nothing has changed.
+ * A loss or gradient that is not finite: *loss is NaN, no update, `dropped` counts it. */
 int trainer_step(struct trainer *trainer, const struct example_set *set, const size_t *rows, size_t n,
                  float learning_rate, double *loss, size_t *tokens, attune_error *err);
 
