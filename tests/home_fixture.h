@@ -349,8 +349,9 @@ static inline const char *undisturbed(struct homes *f) {
     shell("cp -a %s %s/kept", f->home, f->folder);
     GIVES(run_job(f, &(attune_job_options){.size = sizeof(attune_job_options), .now = 1, .threads = 1}, NULL),
           ATTUNE_DONE);
-    int number = home_status(f).active_adapter;
-    assert_true(number > 0);
+    attune_status after = home_status(f);
+    if (after.active_adapter == 0) fail_msg("run %s: %s", after.run_state, after.run_reason);
+    int number = after.active_adapter;
     shell("cp %s %s && rm -rf %s && mv %s/kept %s", adapter_path(f, number), path, f->home, f->folder, f->home);
     return path;
 }

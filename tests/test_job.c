@@ -322,7 +322,9 @@ static void expect_refused(struct homes *f, int64_t steps_done) {
     assert_int_equal(report.finished, 1);
     assert_int_equal(report.adapter, 0);
     assert_string_equal(report.state, "refused");
-    assert_non_null(strstr(report.reason, "did not fall"));
+    /* which of the two a spoiled candidate is depends on the last bits of its sums */
+    if (!strstr(report.reason, "did not fall") && !strstr(report.reason, "not surely better"))
+        fail_msg("%s", report.reason);
     assert_int_equal(report.steps_done, steps_done < 0 ? report.steps : steps_done);
     attune_status s = home_status(f);
     assert_int_equal(s.active_adapter, before);
@@ -330,7 +332,7 @@ static void expect_refused(struct homes *f, int64_t steps_done) {
     assert_string_equal(s.run_state, "refused");
     assert_string_equal(s.run_reason, report.reason);
     assert_int_equal(s.run_steps_done, report.steps_done);
-    assert_true(s.run_loss_after >= s.run_loss_before && s.run_loss_after == report.loss_after);
+    assert_true(s.run_loss_after == report.loss_after);
     assert_true(s.examples_new > 0);
     assert_false(exists(in_home(f, "checkpoint.gguf")));
     char next[32];
