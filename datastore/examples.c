@@ -6,6 +6,7 @@
 
 #include "datastore/derive.h"
 
+static const int64_t DAY_MS = 86400000;
 static const char reading[] = "read the examples";
 
 /* ---- counting how many of a source, or of a group, were taken ---- */
@@ -16,6 +17,9 @@ struct tally {
         int64_t n;
     } * slots;
     size_t mask, used;
+};
+struct tallies {
+    struct tally sources, days, groups;
 };
 
 static int tally_grow(struct tally *tally, attune_error *err) {
@@ -102,23 +106,30 @@ static int list_add(struct list *list, const struct chosen *item, attune_error *
     return ATTUNE_OK;
 }
 
-/* One row of the walk from the newest on: taken unless its source or group has had its share. */
-static int consider(struct list *list, sqlite3_stmt *row, const struct store_example_query *q, struct tally *sources,
-                    struct tally *groups, attune_error *err) {
+/* Of one app and source, and of one day of it. */
+static uint64_t day_key(uint64_t source, int64_t time_ms) {
+    return source ^ mixed(time_ms / DAY_MS - (time_ms % DAY_MS < 0) + 1);
+}
+
+/* One row of the walk from the newest on: taken unless its group, day or source has had its share. */
+static int consider(struct list *list, sqlite3_stmt *row, const struct store_example_query *q, struct tallies *tallies,
+                    attune_error *err) {
     struct chosen item;
     int full = 0;
     const char *app = (const char *)sqlite3_column_text(row, 10), *source = (const char *)sqlite3_column_text(row, 11);
     uint64_t key = label_key(label_key(0xcbf29ce484222325u, app ? app : ""), source ? source : "");
     read_chosen(row, &item);
-    int code = tally_take(groups, mixed(sqlite3_column_int64(row, 9)), q->group_cap, &full, err);
-    if (code == ATTUNE_OK && !full) code = tally_take(sources, key, q->source_cap, &full, err);
+    int code = tally_take(&tallies->groups, mixed(sqlite3_column_int64(row, 9)), q->group_cap, &full, err);
+    if (code == ATTUNE_OK && !full)
+        code = tally_take(&tallies->days, day_key(key, item.time_ms), q->day_cap, &full, err);
+    if (code == ATTUNE_OK && !full) code = tally_take(&tallies->sources, key, q->source_cap, &full, err);
     return code == ATTUNE_OK && !full ? list_add(list, &item, err) : code;
 }
 
 /* From the newest to the oldest. The oldest of several with the same content stands for all of them. */
 static int select_examples(attune_store *store, const struct store_example_query *q, struct list *list,
                            attune_error *err) {
-    struct tally sources = {0}, groups = {0};
+    struct tallies tallies = {0};
     sqlite3_stmt *statement = NULL;
     char sql[900];
     snprintf(sql, sizeof sql,
@@ -134,10 +145,11 @@ static int select_examples(attune_store *store, const struct store_example_query
         code = store_bind(store, statement, reading, err, "i", (int64_t)(q->kind ? q->kind : STORE_EXAMPLE_SFT));
     while (code == ATTUNE_OK && (!q->newest || (int64_t)list->n < q->newest) &&
            (code = store_step(store, statement, reading, err)) == ATTUNE_CONTINUE)
-        code = consider(list, statement, q, &sources, &groups, err);
+        code = consider(list, statement, q, &tallies, err);
     sqlite3_finalize(statement);
-    free(sources.slots);
-    free(groups.slots);
+    free(tallies.sources.slots);
+    free(tallies.days.slots);
+    free(tallies.groups.slots);
     return code == ATTUNE_DONE ? ATTUNE_OK : code;
 }
 

@@ -61,6 +61,7 @@ struct store_example_query {
     int only_new;       /* 1: in no published run */
     int64_t newest;     /* so many of them, 0: all */
     int64_t source_cap; /* at most so many of one app and source, the newest; 0: no cap */
+    int64_t day_cap;    /* at most so many of one app, source and day (UTC), the newest; 0: no cap */
     int64_t group_cap;  /* at most so many that are near-duplicates by their prompt; 0: no cap */
 };
 /* Examples that may be trained on, duplicates (content hash) once, oldest first; derives what is not derived yet

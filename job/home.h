@@ -29,7 +29,8 @@ struct settings {
     double replay;           /* earlier rows that are learned again, for each new one */
     int shuffle;             /* 1: by a hash keyed with the seed; 0: as recorded */
     double held_out;         /* share of prompts, 0.01 to 0.5 */
-    size_t source_cap, group_cap; /* rows of one app and source, near-duplicates by their prompt; 0: all */
+    size_t source_cap, day_cap, group_cap; /* rows of one app and source, in all and of a day; near-duplicates by
+                                              their prompt; 0: all */
     uint64_t memory;         /* bytes */
     double checkpoint_seconds; /* least time between two: flash wears */
     enum device_kind device; /* whose policy is the default */

@@ -92,6 +92,7 @@ static int gather_rows(struct gather *g, attune_store *store, const struct setti
     const struct preference_config *p = &settings->train.preference;
     struct store_example_query query = {.kind = STORE_EXAMPLE_SFT, .newest = PLAN_NEWEST,
                                         .source_cap = (int64_t)settings->source_cap,
+                                        .day_cap = (int64_t)settings->day_cap,
                                         .group_cap = (int64_t)settings->group_cap};
     int code = store_examples(store, &query, gather_row, g, err);
     query.kind = STORE_EXAMPLE_PREFERENCE;

@@ -25,6 +25,7 @@ void settings_default_of(enum device_kind device, struct settings *s) {
                            .shuffle = 1,
                            .held_out = 0.1,
                            .source_cap = 4096,
+                           .day_cap = 1024,
                            .group_cap = 8,
                            .replay = 1,
                            .memory = 600u << 20,
@@ -95,7 +96,9 @@ static const struct key keys[] = {
      "on everyday questions: rise of the loss above the base's, as a share, and divergence, that are allowed"},
     {"reference_kl_limit", REAL, AT(reference_kl_limit), 0, 100, NULL, RECIPE_LATER, NULL},
     {"source_cap", COUNT, AT(source_cap), 0, 1 << 20, NULL, RECIPE_LATER,
-     "of one app and source the newest so many rows are learned from, of near-duplicate prompts so many; 0: all"},
+     "of one app and source the newest so many rows are learned from, so many of one day, and so many of near-duplicate "
+     "prompts; 0: all"},
+    {"day_cap", COUNT, AT(day_cap), 0, 1 << 20, NULL, RECIPE_LATER, NULL},
     {"group_cap", COUNT, AT(group_cap), 0, 1 << 20, NULL, RECIPE_LATER, NULL},
     {"replay", REAL, AT(replay), 0, 100, NULL, RECIPE_LATER,
      "rows that the active adapter knows already and that are learned again, for each new one; 0: none"},

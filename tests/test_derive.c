@@ -279,6 +279,31 @@ static void test_caps(void **state) {
     assert_int_equal(read_all(f, (struct store_example_query){.newest = 7})->n, 7);
 }
 
+/* A day is one of UTC; each app and source has days of its own. */
+static void test_a_day_has_its_cap(void **state) {
+    static const int64_t day = 86400000;
+    static const int64_t times[] = {day, day + 1, 2 * day - 1, 2 * day, 2 * day + 1, 3 * day - 1, 3 * day, 3 * day + 1};
+    struct fixture *f = *state;
+    char prompt[64], response[8];
+    for (int i = 0; i < 16; i++) {
+        snprintf(response, sizeof response, "%d", i);
+        snprintf(prompt, sizeof prompt, "%d times %d makes how much altogether?", i * 7919, i * 104729);
+        OK(tell(f, (struct told){.prompt = prompt, .response = response, .app = i < 8 ? "mail" : "chat"}, times[i % 8],
+                NULL));
+    }
+    assert_int_equal(read_all(f, (struct store_example_query){0})->n, 16);
+    struct list *list = read_all(f, (struct store_example_query){.day_cap = 2});
+    assert_int_equal(list->n, 2 * (2 + 2 + 2)); /* the oldest of the three stays out */
+    for (size_t i = 0; i < list->n; i++) {
+        int n = atoi(list->row[i].response) % 8;
+        assert_true(n != 0 && n != 3);
+    }
+    assert_int_equal(read_all(f, (struct store_example_query){.day_cap = 1})->n, 6);
+    /* what a full day leaves out takes no place of its source's */
+    assert_int_equal(read_all(f, (struct store_example_query){.day_cap = 1, .source_cap = 3})->n, 6);
+    assert_int_equal(read_all(f, (struct store_example_query){.day_cap = 2, .source_cap = 3})->n, 6);
+}
+
 static void test_incremental(void **state) {
     struct fixture *f = *state;
     int64_t left = -1, mark = -1;
@@ -355,6 +380,7 @@ int main(void) {
         TEST(test_near_duplicates_share_a_side),
         TEST(test_groups_as_if_never_seen),
         TEST(test_caps),
+        TEST(test_a_day_has_its_cap),
         TEST(test_incremental),
         TEST(test_a_damaged_row),
         TEST(test_consumed),

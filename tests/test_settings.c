@@ -88,7 +88,7 @@ static void assert_same(const struct settings *a, const struct settings *b, int 
     assert_memory_equal(&a->epochs, &b->epochs, sizeof a->epochs);
     assert_memory_equal(&a->held_out, &b->held_out, sizeof a->held_out);
     assert_int_equal(a->shuffle, b->shuffle);
-    assert_true(a->source_cap == b->source_cap && a->group_cap == b->group_cap && a->replay == b->replay);
+    assert_true(a->source_cap == b->source_cap && a->day_cap == b->day_cap && a->group_cap == b->group_cap && a->replay == b->replay);
     assert_true(a->reference_limit == b->reference_limit && a->reference_kl_limit == b->reference_kl_limit);
     if (recipe_only) return;
     assert_string_equal(a->base, b->base);
@@ -139,6 +139,7 @@ static void test_round_trip(void **state) {
     s.shuffle = 0;
     s.held_out = 0.123456789012345;
     s.source_cap = 77;
+    s.day_cap = 55;
     s.group_cap = 0;
     s.memory = 123456789;
     s.checkpoint_seconds = 12.5;
@@ -224,7 +225,7 @@ static void test_longest_configuration(void **state) {
     s.epochs = 99.123456789012345;
     s.held_out = 0.12345678901234567;
     s.replay = 12.345678901234567;
-    s.source_cap = s.group_cap = 1 << 20;
+    s.source_cap = s.day_cap = s.group_cap = 1 << 20;
     check_round_trip(&s);
     memset(s.base, 'b', sizeof s.base - 1);
     s.base[sizeof s.base - 1] = 0;
@@ -267,6 +268,7 @@ static const struct {
     {"micro_tokens", {"16", "1048576"}, {"15", "1048577"}},
     {"held_out", {"0.01", "0.5"}, {"0", "0.009", "0.51", "1"}},
     {"source_cap", {"0", "1048576", "4096"}, {"-1", "1048577", "1.5", "", "none"}},
+    {"day_cap", {"0", "1048576", "1024"}, {"-1", "1048577", "1.5", "", "none"}},
     {"group_cap", {"0", "1048576", "8"}, {"-1", "1048577", "1.5", ""}},
     {"seed", {"0", "1", "18446744073709551615"}, {"-1", "", "1.5", "18446744073709551616", "+1", "seed"}},
     {"checkpoint_seconds", {"0", "86400", "0.5"}, {"-1", "86401"}},
@@ -479,6 +481,7 @@ static void test_configuration(void **state) {
         snprintf(short_text, sizeof short_text, "%.*s\"x%s", (int)before, text, key + 1);
         settings_default(&back);
         int later = strncmp(key, "\"source_cap\"", 12) == 0 || strncmp(key, "\"group_cap\"", 11) == 0 ||
+                    strncmp(key, "\"day_cap\"", 9) == 0 ||
                     strncmp(key, "\"precision\"", 11) == 0 || strncmp(key, "\"preference_", 12) == 0 ||
                     strncmp(key, "\"thumb_", 7) == 0 || strncmp(key, "\"replay\"", 8) == 0 ||
                     strncmp(key, "\"reference_", 11) == 0;
@@ -505,11 +508,12 @@ static void test_configuration_of_an_earlier_version(void **state) {
     s.train.lora.rank = 5;
     s.train.seed = 77;
     s.source_cap = 9;
+    s.day_cap = 4;
     s.group_cap = 3;
     s.train.precision = PRECISION_F32;
     s.train.preference.beta = 0.7f;
     settings_configuration(&s, text, sizeof text);
-    from = strstr(text, "\"source_cap\": \"9\", \"group_cap\": \"3\", ");
+    from = strstr(text, "\"source_cap\": \"9\", \"day_cap\": \"4\", \"group_cap\": \"3\", ");
     assert_non_null(from);
     to = strstr(from, "\"seed\"");
     memmove(from, to, strlen(to) + 1);
@@ -524,6 +528,7 @@ static void test_configuration_of_an_earlier_version(void **state) {
     assert_int_equal(back.train.lora.rank, 5);
     assert_int_equal(back.train.seed, 77);
     assert_int_equal(back.source_cap, 4096);
+    assert_int_equal(back.day_cap, 1024);
     assert_int_equal(back.group_cap, 8);
 }
 
