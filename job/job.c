@@ -427,7 +427,7 @@ static void tell(attune_job *job) {
     progress.phase = job->drift ? "drift" : phase;
     count_units(job, &progress);
     progress.steps = job->plan.row.steps;
-    if (job->phase < job->n_phases && job->phases[job->phase].kind == PHASE_TRAIN) progress.step = (int64_t)job->unit;
+    if (job->phase < job->n_phases && job->phases[job->phase].kind == PHASE_TRAIN) progress.step = phases_steps_done(job);
     progress.loss = job->loss;
     progress.tokens_per_s = tokens_per_second(job);
     progress.seconds_left = seconds_left(job);

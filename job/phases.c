@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,9 +23,10 @@ double job_now(void) {
 
 /* ---- the list ---- */
 
-static void add_phase(attune_job *job, enum phase_kind kind, int fold) {
-    job->phases[job->n_phases++] = (struct phase){kind, fold};
+static void add_look(attune_job *job, enum phase_kind kind, int fold, size_t look) {
+    job->phases[job->n_phases++] = (struct phase){kind, fold, look};
 }
+static void add_phase(attune_job *job, enum phase_kind kind) { add_look(job, kind, 0, 0); }
 
 static int is_training(enum phase_kind kind) { return kind == PHASE_TRAIN || kind == PHASE_FOLD_TRAIN; }
 static int is_pairs(enum phase_kind kind) { return kind == PHASE_PAIRS_BEFORE || kind == PHASE_PAIRS_AFTER; }
@@ -70,13 +72,29 @@ static void enter_phase(attune_job *job) {
         batches_order(phase_set(job), job->rows, job->n_rows, job->plan.settings.train.micro_tokens);
 }
 
-/* Units of the phase that was entered. */
-static size_t phase_units(const attune_job *job) {
-    return is_training(job->phases[job->phase].kind) ? plan_steps(&job->plan, job->n_rows) : job->n_rows;
+/* Steps of a training over n rows that a phase makes: [*from, returned). Where folds have judged, the last one goes in
+ * one piece to where they were at their best. */
+static size_t training_part(const attune_job *job, const struct phase *phase, size_t n, size_t *from) {
+    size_t to, steps = plan_steps(&job->plan, n);
+    int whole = phase->kind == PHASE_TRAIN && job->plan.folds;
+    looks_part(&job->looks, whole ? job->looks.best : phase->look, steps, from, &to);
+    if (whole) *from = 0;
+    return to;
 }
 
-/* Rows of a step of the optimizer into step_rows, in the order in which they pack best; returns how many. */
-static size_t take_step(attune_job *job, size_t step) {
+/* Units of the phase that was entered. */
+static size_t phase_units(const attune_job *job) {
+    size_t from, to;
+    if (!is_training(job->phases[job->phase].kind)) return job->n_rows;
+    to = training_part(job, &job->phases[job->phase], job->n_rows, &from);
+    return to - from;
+}
+
+/* Rows of a step of the phase into step_rows, in the order in which they pack best; returns how many. */
+static size_t take_step(attune_job *job, size_t unit) {
+    size_t from, step;
+    training_part(job, &job->phases[job->phase], job->n_rows, &from);
+    step = from + unit;
     size_t n = plan_step_rows(&job->plan, job->rows, job->n_rows, step, job->step_rows);
     batches_order(&job->plan.examples, job->step_rows, n, job->plan.settings.train.micro_tokens);
     return n;
@@ -118,15 +136,42 @@ static double work_until(attune_job *job, size_t units, size_t *pieces) {
     return work;
 }
 
+static void predict_phase(attune_job *job) {
+    enter_phase(job);
+    job->work[job->phase] = work_until(job, phase_units(job), &job->pieces[job->phase]);
+}
+
 static void predict_work(attune_job *job) {
     job->training = work_of_training(job->model);
     job->judging = work_of_judging(job->model);
-    for (job->phase = 0; job->phase < job->n_phases; job->phase++) {
-        enter_phase(job);
-        job->work[job->phase] = work_until(job, phase_units(job), &job->pieces[job->phase]);
-    }
+    for (job->phase = 0; job->phase < job->n_phases; job->phase++) predict_phase(job);
     job->phase = 0;
     enter_phase(job);
+}
+
+/* Training of a fold, or of what is published, with its looks. */
+static void add_training(attune_job *job, enum phase_kind train, enum phase_kind look, int fold) {
+    for (size_t i = 0; i < job->looks.n; i++) {
+        add_look(job, train, fold, i);
+        add_look(job, look, fold, i);
+    }
+}
+
+static void list_phases(attune_job *job) {
+    const struct plan *plan = &job->plan;
+    add_phase(job, PHASE_BEFORE);
+    if (job->opponent) add_phase(job, PHASE_BASE);
+    if (plan->n_pairs) add_phase(job, PHASE_PAIRS_BEFORE);
+    for (int f = 0; f < plan->folds; f++) add_training(job, PHASE_FOLD_TRAIN, PHASE_FOLD_JUDGE, f);
+    if (plan->folds)
+        add_phase(job, PHASE_TRAIN);
+    else
+        add_training(job, PHASE_TRAIN, PHASE_AFTER, 0);
+    if (plan->n_pairs) add_phase(job, PHASE_PAIRS_AFTER);
+    if (job->trial.reference.n) add_phase(job, PHASE_REFERENCE);
+    add_phase(job, PHASE_ANSWERS);
+    if (job->trial.canaries.n) add_phase(job, PHASE_CANARIES);
+    add_phase(job, PHASE_GATE);
 }
 
 int phases_prepare(attune_job *job, attune_error *err) {
@@ -134,20 +179,9 @@ int phases_prepare(attune_job *job, attune_error *err) {
     size_t n = plan->n_train + plan->n_judge + 2 * plan->n_pairs + REFERENCE_ROWS + 1;
     int code = trial_create(&job->trial, plan, job->model, err);
     if (code != ATTUNE_OK) return code;
-    add_phase(job, PHASE_BEFORE, 0);
-    if (job->opponent) add_phase(job, PHASE_BASE, 0);
-    if (plan->n_pairs) add_phase(job, PHASE_PAIRS_BEFORE, 0);
-    for (int f = 0; f < plan->folds; f++) {
-        add_phase(job, PHASE_FOLD_TRAIN, f);
-        add_phase(job, PHASE_FOLD_JUDGE, f);
-    }
-    add_phase(job, PHASE_TRAIN, 0);
-    if (!plan->folds) add_phase(job, PHASE_AFTER, 0);
-    if (plan->n_pairs) add_phase(job, PHASE_PAIRS_AFTER, 0);
-    if (job->trial.reference.n) add_phase(job, PHASE_REFERENCE, 0);
-    add_phase(job, PHASE_ANSWERS, 0);
-    if (job->trial.canaries.n) add_phase(job, PHASE_CANARIES, 0);
-    add_phase(job, PHASE_GATE, 0);
+    code = looks_create(&job->looks, plan, err);
+    if (code != ATTUNE_OK) return code;
+    list_phases(job);
     job->before = calloc(n, sizeof *job->before);
     job->after = calloc(n, sizeof *job->after);
     job->nll = calloc(n, sizeof *job->nll);
@@ -178,6 +212,7 @@ void phases_free(attune_job *job) {
     free(job->rows);
     free(job->step_rows);
     trial_free(&job->trial);
+    looks_free(&job->looks);
     plan_free(&job->plan);
     job->trainer = NULL;
     job->start = NULL;
@@ -281,9 +316,9 @@ size_t phases_units(const attune_job *job) {
     size_t units = 0;
     for (int p = 0; p < job->n_phases; p++) {
         size_t rows = count_rows(job, &job->phases[p]);
-        units += job->phases[p].kind == PHASE_GATE          ? 1
-                 : is_training(job->phases[p].kind) ? plan_steps(&job->plan, rows)
-                                                            : rows;
+        size_t from = 0, to = job->phases[p].kind == PHASE_GATE ? 1 : rows;
+        if (is_training(job->phases[p].kind)) to = training_part(job, &job->phases[p], rows, &from);
+        units += to - from;
     }
     return units;
 }
@@ -293,7 +328,12 @@ size_t phases_units(const attune_job *job) {
 int64_t phases_steps_done(const attune_job *job) {
     if (!job->trainer) return 0;
     enum phase_kind kind = job->phase < job->n_phases ? job->phases[job->phase].kind : PHASE_GATE;
-    if (kind <= PHASE_TRAIN) return kind == PHASE_TRAIN ? (int64_t)job->unit : 0;
+    if (kind < PHASE_TRAIN) return 0;
+    if (kind == PHASE_TRAIN) {
+        size_t from;
+        training_part(job, &job->phases[job->phase], job->plan.n_train, &from);
+        return (int64_t)(from + job->unit);
+    }
     return (int64_t)(job->trainer->adamw.step + job->trainer->dropped);
 }
 
@@ -356,11 +396,12 @@ static int note_dropped(attune_job *job, attune_error *err) {
 
 static int train_unit(attune_job *job, attune_error *err) {
     struct plan *plan = &job->plan;
-    size_t steps = plan_steps(plan, job->n_rows), tokens = 0;
+    size_t steps = plan_steps(plan, job->n_rows), first, tokens = 0;
     double from = job_now(), work = phases_unit_work(job), loss;
-    if (job->unit == 0) trainer_reset(job->trainer, job->start);
+    training_part(job, &job->phases[job->phase], job->n_rows, &first);
+    if (first + job->unit == 0) trainer_reset(job->trainer, job->start);
     size_t n = take_step(job, job->unit);
-    float rate = schedule_rate(&plan->settings.train, job->unit, steps);
+    float rate = schedule_rate(&plan->settings.train, first + job->unit, steps);
     int code = trainer_step(job->trainer, &plan->examples, job->step_rows, n, rate, &loss, &tokens, err);
     if (code != ATTUNE_OK) return code;
     job->loss = loss;
@@ -424,7 +465,7 @@ static double *place_of(attune_job *job, size_t row) {
     case PHASE_BASE: return &job->trial.base[judge_index(job, row)];
     case PHASE_PAIRS_BEFORE: return &job->trial.pairs_before[pair_index(job, row)];
     case PHASE_PAIRS_AFTER: return &job->trial.pairs_after[pair_index(job, row)];
-    default: return &job->after[judge_index(job, row)];
+    default: return &job->looks.nll[job->phases[job->phase].look * job->looks.rows + judge_index(job, row)];
     }
 }
 
@@ -528,16 +569,28 @@ static void decide(struct gate_verdict *verdict, const struct criteria *criteria
              verdict->before - verdict->after, failed->name, failed->figure, failed->threshold, failed->detail);
 }
 
+static void add_reason(struct store_run *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void add_reason(struct store_run *run, const char *format, ...) {
+    size_t n = strlen(run->reason);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(run->reason + n, sizeof run->reason - n, format, args);
+    va_end(args);
+}
+
 static void fill_run(attune_job *job, const struct gate_verdict *verdict) {
     struct store_run *run = &job->plan.row;
+    size_t from, to;
     end_run(job);
     run->loss_before = verdict->before;
     run->loss_after = verdict->after;
     run->loss_interval = verdict->interval;
-    snprintf(run->reason, sizeof run->reason, "%s", verdict->reason);
+    snprintf(run->reason, sizeof run->reason, "%.180s", verdict->reason);
+    looks_part(&job->looks, job->looks.best, plan_steps(&job->plan, job->plan.n_train), &from, &to);
+    if (verdict->publish && job->looks.best + 1 < job->looks.n)
+        add_reason(run, "; as it was after %zu of %lld steps, at its best", to, (long long)run->steps);
     if (job->dropped > 0)
-        snprintf(run->reason, sizeof run->reason, "%.190s; %zu step%s not finite and left out", verdict->reason,
-                 job->dropped, job->dropped == 1 ? " was" : "s were");
+        add_reason(run, "; %zu step%s not finite and left out", job->dropped, job->dropped == 1 ? " was" : "s were");
 }
 
 /* The end: publish or refuse, then the checkpoint goes. */
@@ -575,13 +628,47 @@ static int gate_unit(attune_job *job, attune_error *err) {
     return ATTUNE_OK;
 }
 
-/* After the rows that judge have spoken: a candidate that would be refused is neither trained nor tried. */
+/* A candidate that would be refused by what the judging rows say is neither trained nor tried. */
 static int doomed(attune_job *job) {
     struct gate_verdict verdict;
     struct criteria criteria;
-    enum phase_kind kind = job->phases[job->phase].kind;
-    if (kind != PHASE_AFTER && (kind != PHASE_FOLD_JUDGE || job->phases[job->phase + 1].kind != PHASE_TRAIN)) return 0;
     return judge(job, &verdict, &criteria, NULL) == ATTUNE_OK && criteria_failed(&criteria);
+}
+
+/* The best look, and what comes behind the last one. */
+static int end_looks(attune_job *job, int next) {
+    const struct looks *looks = &job->looks;
+    memcpy(job->after, looks->nll + looks->best * looks->rows, looks->rows * sizeof *job->after);
+    trainer_let_go(job->trainer);
+    if (!doomed(job)) return next;
+    if (job->plan.folds) trainer_reset(job->trainer, job->start);
+    return job->n_phases - 1;
+}
+
+/* The candidate was judged: it goes on from there, or is as it was at the look before. */
+static int after_look(attune_job *job, size_t look) {
+    int better = looks_take(&job->looks, look), last = look + 1 == job->looks.n;
+    if (better && !last) {
+        trainer_keep(job->trainer);
+        return job->phase + 1;
+    }
+    if (!better) trainer_restore(job->trainer);
+    return end_looks(job, job->phase + 1 + 2 * (int)(job->looks.n - 1 - look));
+}
+
+/* All folds were judged: how far the last training goes, and so what it takes, is known now. */
+static int after_folds(attune_job *job) {
+    looks_choose(&job->looks);
+    job->phase++;
+    predict_phase(job);
+    return end_looks(job, job->phase);
+}
+
+static int next_phase(attune_job *job) {
+    const struct phase *phase = &job->phases[job->phase];
+    if (phase->kind == PHASE_AFTER) return after_look(job, phase->look);
+    if (phase->kind == PHASE_FOLD_JUDGE && phase[1].kind == PHASE_TRAIN) return after_folds(job);
+    return job->phase + 1;
 }
 
 int phases_unit(attune_job *job, attune_error *err) {
@@ -599,9 +686,7 @@ int phases_unit(attune_job *job, attune_error *err) {
     }
     if (job->unit < units) return ATTUNE_CONTINUE;
     release_judge(job);
-    int skip = doomed(job);
-    if (skip && phase->kind == PHASE_FOLD_JUDGE) trainer_reset(job->trainer, job->start);
-    job->phase = skip ? job->n_phases - 1 : job->phase + 1;
+    job->phase = next_phase(job);
     job->unit = 0;
     enter_phase(job);
     return ATTUNE_CONTINUE;
@@ -615,10 +700,11 @@ static int put_in_place(void *user, attune_error *err) { return file_writer_publ
 int phases_checkpoint(attune_job *job, attune_error *err) {
     struct file_writer file = {0};
     size_t n = job->plan.n_judge;
-    json_t *state = json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "run", job->plan.row.id, "phase",
+    json_t *state = json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "run", job->plan.row.id, "phase",
                               job->phase, "unit", (json_int_t)job->unit, "units", (json_int_t)job->units_done, "dropped",
-                              (json_int_t)job->dropped, "dropped_row", (json_int_t)job->dropped_row, "before",
-                              trial_reals(job->before, n), "after", trial_reals(job->after, n), "trial",
+                              (json_int_t)job->dropped, "dropped_row", (json_int_t)job->dropped_row, "best",
+                              (json_int_t)job->looks.best, "looks", trial_reals(job->looks.nll, job->looks.n * n),
+                              "before", trial_reals(job->before, n), "after", trial_reals(job->after, n), "trial",
                               trial_state(&job->trial, &job->plan));
     char *text = state ? json_dumps(state, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     int code = text ? checkpoint_prepare(job->trainer, text, job->checkpoint, &file, err)
@@ -642,6 +728,10 @@ static int read_state(attune_job *job, const json_t *state) {
     json_int_t dropped_row = json_integer_value(json_object_get(state, "dropped_row"));
     if (phase < 0 || phase >= job->n_phases || unit < 0 || units < 0 || dropped_row < 0 || dropped < dropped_row)
         return 0;
+    json_int_t best = json_integer_value(json_object_get(state, "best"));
+    if (best < 0 || best >= (json_int_t)job->looks.n) return 0;
+    if (!trial_read_reals(json_object_get(state, "looks"), job->looks.nll, job->looks.n * n)) return 0;
+    job->looks.best = (size_t)best;
     if (!trial_read_reals(json_object_get(state, "before"), job->before, n)) return 0;
     if (!trial_read_reals(json_object_get(state, "after"), job->after, n)) return 0;
     if (!trial_restore(&job->trial, &job->plan, json_object_get(state, "trial"))) return 0;
@@ -692,6 +782,7 @@ int phases_resume(attune_job *job, int *found, attune_error *err) {
     memset(job->before, 0, job->plan.n_judge * sizeof *job->before);
     memset(job->after, 0, job->plan.n_judge * sizeof *job->after);
     trial_reset(&job->trial, &job->plan);
+    looks_reset(&job->looks);
     job->phase = 0;
     job->unit = job->units_done = job->units_kept = 0;
     job->dropped = job->dropped_row = 0;

@@ -3,6 +3,7 @@
 #define JOB_PHASES_H
 
 #include "job/drift.h"
+#include "job/looks.h"
 #include "job/memory.h"
 #include "job/trial.h"
 
@@ -28,8 +29,9 @@ enum phase_kind {
 struct phase {
     enum phase_kind kind;
     int fold;
+    size_t look; /* which part of a training, or the look behind it */
 };
-enum { PHASES_MAX = 2 * FOLDS_MAX + 10 };
+enum { PHASES_MAX = 2 * (FOLDS_MAX + 1) * LOOKS_MAX + 10 };
 
 struct attune_job {
     char home[HOME_PATH_MAX], checkpoint[HOME_PATH_MAX];
@@ -59,7 +61,8 @@ struct attune_job {
     int paused;                  /* and nothing was done since */
     struct gate_trial trial;
     struct merged *merged;       /* of the candidate, whole, for what it answers; NULL: it is beside the base */
-    double *before, *after;      /* (n_judge) sums of nats of each judging row */
+    struct looks looks;
+    double *before, *after;      /* (n_judge) sums of nats of each judging row; after: at the best look */
     double *nll;                 /* of one unit */
     size_t *rows, n_rows;        /* of the phase, of the set that phase_set tells */
     size_t *step_rows;           /* (batch) */

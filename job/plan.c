@@ -6,6 +6,7 @@
 #include "core/base/hash.h"
 #include "core/base/random.h"
 #include "job/criteria.h"
+#include "job/looks.h"
 #include "job/replay_rows.h"
 #include "job/token_cache.h"
 
@@ -321,7 +322,8 @@ static double judging_seconds(const struct plan *plan, const struct budget *b) {
     size_t n = plan->folds ? judges_of_folds(plan, plan->order) : plan->n_judge;
     double opponents = plan->opponent ? 2.0 : 1.0; /* the active adapter and the base, or the base alone */
     double pairs = 2.0 * work_of_pairs(&b->judging, &plan->examples, plan->pairs, plan->n_pairs);
-    return ((opponents + 1.0) * work_of(plan, &b->judging, rows, n) + pairs) / b->evaluate_rate;
+    double looks = (double)looks_expected(plan->settings.epochs);
+    return ((opponents + looks) * work_of(plan, &b->judging, rows, n) + pairs) / b->evaluate_rate;
 }
 
 /* Each fold trains on the other folds: all of them together on folds - 1 times the rows, then once on all. */

@@ -51,11 +51,19 @@ static void test_round_trip(void **state) {
     struct train_config config = tiny_config();
     struct trainer *trainer = tiny_trainer(tiny, &config), *other = tiny_trainer(tiny, &config);
     for (size_t s = 0; s < 3; s++) {
+        if (s == 1) trainer_keep(trainer);
+        if (s == 2) trainer_let_go(trainer);
         tiny_step(trainer, tiny, s);
         OK(checkpoint_write(trainer, states[s], path, &err));
         read_back(NULL, states[s]);
         read_back(other, states[s]);
         assert_same_state(trainer, other);
+        assert_int_equal(other->has_kept, s == 1);
+        if (s != 1) continue;
+        assert_memory_equal(trainer->kept, other->kept, other->lora->n * sizeof(float));
+        trainer_restore(other);
+        assert_memory_equal(trainer->kept, other->lora->parameters, other->lora->n * sizeof(float));
+        assert_memory_not_equal(trainer->lora->parameters, other->lora->parameters, other->lora->n * sizeof(float));
     }
     struct stat st;
     assert_int_equal(stat(path, &st), 0);

@@ -312,7 +312,7 @@ static void test_fewer_examples(void **state) {
 
 /* ---- refused ---- */
 
-/* steps_done -1: all of them */
+/* steps_done -1: up to some look at it */
 static void expect_refused(struct homes *f, int64_t steps_done) {
     attune_job_options options = job_options();
     attune_job_report report;
@@ -325,7 +325,7 @@ static void expect_refused(struct homes *f, int64_t steps_done) {
     /* which of the two a spoiled candidate is depends on the last bits of its sums */
     if (!strstr(report.reason, "did not fall") && !strstr(report.reason, "not surely better"))
         fail_msg("%s", report.reason);
-    assert_int_equal(report.steps_done, steps_done < 0 ? report.steps : steps_done);
+    assert_in_range(report.steps_done, steps_done < 0 ? 1 : steps_done, steps_done < 0 ? report.steps : steps_done);
     attune_status s = home_status(f);
     assert_int_equal(s.active_adapter, before);
     assert_int_equal(s.n_adapters, n);

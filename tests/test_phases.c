@@ -16,6 +16,7 @@
 #include "tests/expect.h"
 
 enum { ROWS = 18 };
+static int spoiled; /* the second look says what none after it can beat */
 
 /* held_out: share of prompts; small: the rows are cross-fitted. */
 static void make_home(char home[64], double held_out, double epochs) {
@@ -64,8 +65,15 @@ static attune_job *open_job(const char *home) {
     OK(attune_job_open(home, &options, &job, &err));
     return job;
 }
+static void spoil(attune_job *job) {
+    const struct phase *phase = &job->phases[job->phase];
+    if (job->phase >= job->n_phases || phase->look < 2) return;
+    if (phase->kind == PHASE_AFTER || phase->kind == PHASE_FOLD_JUDGE)
+        memset(job->looks.nll + job->looks.rows, 0, job->looks.rows * sizeof(double));
+}
 static int step(attune_job *job) {
     attune_error err = {0};
+    if (spoiled && job->planned) spoil(job);
     int code = attune_job_step(job, &err);
     if (code < 0) fail_msg("%s (%s)", err.message, err.where);
     return code;
@@ -136,6 +144,66 @@ static void test_cut_off_with_folds(void **state) {
 static void test_cut_off_with_held_out_rows(void **state) {
     (void)state;
     check(0.5, 1.5, 4);
+}
+
+/* The candidate is what the best look saw, whatever was learned behind it. */
+static void test_stopped_at_its_best(void **state) {
+    (void)state;
+    char home[64];
+    make_home(home, 0.5, 8);
+    attune_job *job = open_job(home);
+    float *best = NULL;
+    size_t n = 0;
+    spoiled = 1;
+    for (int code = step(job); code == ATTUNE_CONTINUE && !job->report.finished; code = step(job)) {
+        const struct phase *phase = &job->phases[job->phase];
+        if (best || phase->kind != PHASE_TRAIN || phase->look != 2) continue;
+        n = job->trainer->lora->n * sizeof(float);
+        best = malloc(n);
+        assert_non_null(best);
+        memcpy(best, job->trainer->lora->parameters, n);
+    }
+    spoiled = 0;
+    assert_int_equal(job->looks.n, 4);
+    assert_int_equal(job->looks.best, 1);
+    assert_non_null(best);
+    assert_memory_equal(best, job->trainer->lora->parameters, n);
+    for (size_t i = 0; i < job->looks.rows; i++) assert_true(job->after[i] == 0);
+    assert_string_equal(job->plan.row.state, "published");
+    assert_int_equal(job->plan.row.steps_done, job->plan.row.steps * 3 / 4); /* the last part is left out */
+    assert_non_null(strstr(job->plan.row.reason, "at its best"));
+    free(best);
+    attune_job_close(job);
+    remove_home(home);
+}
+
+/* Folds that are at their best before the end: the last training goes as far as they did. */
+static void test_folds_tell_how_far(void **state) {
+    (void)state;
+    char home[64];
+    int64_t steps = 0;
+    size_t from, to;
+    make_home(home, 0.01, 8);
+    attune_job *job = open_job(home);
+    spoiled = 1;
+    for (int code = step(job); code == ATTUNE_CONTINUE && !job->report.finished; code = step(job))
+        if (job->phase < job->n_phases && job->phases[job->phase].kind == PHASE_TRAIN)
+            steps = phases_steps_done(job) + 1;
+    spoiled = 0;
+    assert_int_equal(job->looks.n, 4);
+    assert_int_equal(job->looks.best, 1);
+    looks_part(&job->looks, 1, (size_t)job->plan.row.steps, &from, &to);
+    assert_int_equal(steps, to);
+    assert_int_equal(job->plan.row.steps_done, to);
+    attune_job_close(job);
+    remove_home(home);
+}
+static void test_cut_off_where_it_stops(void **state) {
+    (void)state;
+    spoiled = 1;
+    check(0.5, 4, 7);
+    check(0.01, 3, 10);
+    spoiled = 0;
 }
 
 /* What a judge said comes back as it was, a loss that is not a number too: it must not turn into a good one. */
@@ -224,6 +292,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cut_off_with_folds),
         cmocka_unit_test(test_cut_off_with_held_out_rows),
+        cmocka_unit_test(test_stopped_at_its_best),
+        cmocka_unit_test(test_folds_tell_how_far),
+        cmocka_unit_test(test_cut_off_where_it_stops),
         cmocka_unit_test(test_losses_come_back),
         cmocka_unit_test(test_prediction),
         cmocka_unit_test(test_prediction_after_a_pause),

@@ -261,14 +261,14 @@ static void test_seconds(void **state) {
     p->settings.epochs = 2;
     struct plan plan = made(p);
     assert_int_equal(plan.folds, 3);
-    /* each row twice by the folds that it is in, twice by the whole, judged before and after */
+    /* each row twice by the folds that it is in, twice by the whole, judged before, and after each pass */
     double tokens = tokens_of(&plan, plan.train, plan.n_train), folds = 0;
     size_t rows[30];
     for (int fold = 0; fold < 3; fold++) folds += tokens_of(&plan, rows, plan_fold_rows(&plan, fold, 0, rows));
-    assert_true(fabs(plan_seconds(&plan, &b) - (7 + 2 * tokens / 400 + (2 * folds + 2 * tokens) / 100)) < 1e-9);
+    assert_true(fabs(plan_seconds(&plan, &b) - (7 + 3 * tokens / 400 + (2 * folds + 2 * tokens) / 100)) < 1e-9);
     double more = 0;
     for (size_t i = 0; i < plan.n_train; i++) more += (double)plan.examples.items[plan.train[i]].n_supervised;
-    assert_true(fabs(plan_seconds(&plan, &dear) - plan_seconds(&plan, &b) - (2 * 3 * more / 400 + 6 * more / 100)) <
+    assert_true(fabs(plan_seconds(&plan, &dear) - plan_seconds(&plan, &b) - (3 * 3 * more / 400 + 6 * more / 100)) <
                 1e-9);
     plan_free(&plan);
 
@@ -276,7 +276,7 @@ static void test_seconds(void **state) {
     questions(p, 30, 60);
     plan = made(p);
     assert_int_equal(plan.folds, 0);
-    double wanted = 7 + 2 * tokens_of(&plan, plan.judge, plan.n_judge) / 400 +
+    double wanted = 7 + 3 * tokens_of(&plan, plan.judge, plan.n_judge) / 400 +
                     2 * tokens_of(&plan, plan.train, plan.n_train) / 100;
     assert_true(fabs(plan_seconds(&plan, &b) - wanted) < 1e-9);
     plan_free(&plan);

@@ -5,8 +5,8 @@
  *   attune.optimizer.step    u64, updates done
  *   attune.dropped           u64, steps that were dropped
  *   attune.state             the caller's own state, JSON text
- *   attune.digest            sha256 over state, step, dropped and BLAKE2b-256 of each of the three tensors
- *   tensors parameters, moment.first, moment.second: F32 (n)
+ *   attune.digest            sha256 over state, step, dropped and BLAKE2b-256 of each of the tensors
+ *   tensors parameters, moment.first, moment.second: F32 (n); kept: F32 (n), where parameters were kept
  * Read whole and verified; published atomically, so that there is always an old or a new one. */
 #include "trainer/trainer.h"
 
@@ -33,8 +33,8 @@ static void configuration_text(const struct train_config *c, char *out, size_t s
 }
 
 /* A job that must be gone at once writes one: BLAKE2b over what is tens of MB takes a third of SHA-256's time.
- * vectors: parameters, first and second moment, of n floats each. */
-static void digest(const char *state, size_t state_size, uint64_t step, uint64_t dropped, const void *const vectors[3],
+ * vectors: parameters, first and second moment, and what was kept or NULL, of n floats each. */
+static void digest(const char *state, size_t state_size, uint64_t step, uint64_t dropped, const void *const vectors[4],
                    size_t n, char hex[HASH_HEX_SIZE]) {
     struct hash hash;
     hash_start(&hash);
@@ -42,7 +42,7 @@ static void digest(const char *state, size_t state_size, uint64_t step, uint64_t
     hash_add(&hash, state, state_size);
     hash_add_u64(&hash, step);
     hash_add_u64(&hash, dropped);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4 && vectors[i]; i++) {
         unsigned char sum[HASH_FAST_BYTES];
         hash_fast(vectors[i], n * sizeof(float), sum);
         hash_add(&hash, sum, sizeof sum);
@@ -59,7 +59,8 @@ int checkpoint_prepare(const struct trainer *t, const char *state, const char *p
     char configuration[1024], hex[HASH_HEX_SIZE];
     configuration_text(&t->config, configuration, sizeof configuration);
     digest(state, strlen(state), t->adamw.step, t->dropped,
-           (const void *const[]){t->lora->parameters, t->adamw.m, t->adamw.v}, t->lora->n, hex);
+           (const void *const[4]){t->lora->parameters, t->adamw.m, t->adamw.v, t->has_kept ? t->kept : NULL}, t->lora->n,
+           hex);
     uint64_t dims[1] = {t->lora->n};
     gguf_put_string(w, "general.type", "checkpoint");
     gguf_put_string(w, "general.architecture", t->model->architecture->name);
@@ -73,6 +74,7 @@ int checkpoint_prepare(const struct trainer *t, const char *state, const char *p
     gguf_put_tensor(w, "parameters", BLOCK_F32, 1, dims, t->lora->parameters);
     gguf_put_tensor(w, "moment.first", BLOCK_F32, 1, dims, t->adamw.m);
     gguf_put_tensor(w, "moment.second", BLOCK_F32, 1, dims, t->adamw.v);
+    if (t->has_kept) gguf_put_tensor(w, "kept", BLOCK_F32, 1, dims, t->kept);
     code = file_writer_open(path, "checkpoint", &file, err);
     if (code == ATTUNE_OK) code = gguf_writer_write(w, &file, NULL, err);
     if (code == ATTUNE_OK)
@@ -118,7 +120,7 @@ static int find_vector(const struct gguf *g, const char *name, size_t n, const u
     return ATTUNE_OK;
 }
 
-static int check_digest(const struct gguf *g, uint64_t step, uint64_t dropped, const void *const vectors[3], size_t n,
+static int check_digest(const struct gguf *g, uint64_t step, uint64_t dropped, const void *const vectors[4], size_t n,
                         const char *path, attune_error *err) {
     struct gguf_string state = {0};
     char wanted[HASH_HEX_SIZE], found[HASH_HEX_SIZE];
@@ -134,7 +136,7 @@ static int check_digest(const struct gguf *g, uint64_t step, uint64_t dropped, c
 /* All is checked before anything is changed. */
 static int read_trainer(const struct gguf *g, struct trainer *t, const char *path, attune_error *err) {
     char configuration[1024];
-    const unsigned char *parameters, *m, *v;
+    const unsigned char *parameters, *m, *v, *kept = NULL;
     uint64_t step, dropped;
     configuration_text(&t->config, configuration, sizeof configuration);
     int code = expect_text(g, "attune.base.sha256", t->model->sha256, path, err);
@@ -145,12 +147,15 @@ static int read_trainer(const struct gguf *g, struct trainer *t, const char *pat
     if (code == ATTUNE_OK) code = find_vector(g, "parameters", t->lora->n, &parameters, path, err);
     if (code == ATTUNE_OK) code = find_vector(g, "moment.first", t->lora->n, &m, path, err);
     if (code == ATTUNE_OK) code = find_vector(g, "moment.second", t->lora->n, &v, path, err);
+    if (code == ATTUNE_OK && gguf_tensor_find(g, "kept")) code = find_vector(g, "kept", t->lora->n, &kept, path, err);
     if (code == ATTUNE_OK)
-        code = check_digest(g, step, dropped, (const void *const[]){parameters, m, v}, t->lora->n, path, err);
+        code = check_digest(g, step, dropped, (const void *const[4]){parameters, m, v, kept}, t->lora->n, path, err);
     if (code != ATTUNE_OK) return code;
     memcpy(t->lora->parameters, parameters, t->lora->n * sizeof(float));
     memcpy(t->adamw.m, m, t->lora->n * sizeof(float));
     memcpy(t->adamw.v, v, t->lora->n * sizeof(float));
+    if (kept) memcpy(t->kept, kept, t->lora->n * sizeof(float));
+    t->has_kept = kept != NULL;
     t->adamw.step = step;
     t->dropped = dropped;
     return ATTUNE_OK;

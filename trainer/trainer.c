@@ -12,6 +12,7 @@
 
 static void take(struct trainer *t, struct arena *arena, size_t n) {
     t->gradient = ARENA_TAKE(arena, float, n);
+    t->kept = ARENA_TAKE(arena, float, n);
     t->adamw.m = ARENA_TAKE(arena, float, n);
     t->adamw.v = ARENA_TAKE(arena, float, n);
     t->adamw.n = n;
@@ -113,7 +114,20 @@ void trainer_reset(struct trainer *t, const struct lora *start) {
     t->dropped = 0;
     t->start = start;
     t->start_key = 0;
+    t->has_kept = 0;
 }
+
+void trainer_keep(struct trainer *t) {
+    memcpy(t->kept, t->lora->parameters, t->lora->n * sizeof(float));
+    t->has_kept = 1;
+}
+
+void trainer_restore(struct trainer *t) {
+    memcpy(t->lora->parameters, t->kept, t->lora->n * sizeof(float));
+    t->has_kept = 0;
+}
+
+void trainer_let_go(struct trainer *t) { t->has_kept = 0; }
 
 void trainer_release(struct trainer *t) {
     training_pass_destroy(t->pass);

@@ -106,6 +106,8 @@ struct trainer {
     struct lora *lora;          /* being trained; owned */
     struct adamw adamw;
     float *gradient;            /* (n) */
+    float *kept;                /* (n) parameters that were kept, while has_kept */
+    int has_kept;
     double *partial;            /* adamw_partials(n) */
     struct layer_gradients *views; /* (L) into gradient */
     struct training_pass *pass; /* NULL until a step needs it */
@@ -125,6 +127,11 @@ int trainer_create(const struct model *model, struct pool *pool, const struct tr
 void trainer_destroy(struct trainer *trainer);
 /* As after trainer_create. */
 void trainer_reset(struct trainer *trainer, const struct lora *start);
+/* Keeps the parameters as they are now, in place of those kept before; takes them again; or lets go of them. A reset
+ * lets go of them; checkpoints have them. */
+void trainer_keep(struct trainer *trainer);
+void trainer_restore(struct trainer *trainer);
+void trainer_let_go(struct trainer *trainer);
 /* Gives the activations' memory back; the next step takes it again. */
 void trainer_release(struct trainer *trainer);
 /* Of the last step that was made or dropped, by kind of row: losses without the rows' weights. */
