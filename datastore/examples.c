@@ -188,6 +188,8 @@ static int hand_out(attune_store *store, const struct chosen *item, store_row_ca
         row.time_ms = item->time_ms;
         row.interaction = item->interaction;
         row.other = item->rejected;
+        row.uuid = loaded.uuid.text;
+        row.edited = edit != NULL;
         code = callback(&row, user, err);
     }
     free(edit);

@@ -48,6 +48,8 @@ struct store_row {
     const char *prompt_hash;  /* 16 hex digits, the same for all near-duplicates of a first prompt: decides the split */
     int64_t time_ms;
     int64_t interaction, other; /* rowids: of the row, and of the rejected response's; 0: from a file, none */
+    const char *uuid;           /* of the interaction; NULL: from a file */
+    int edited;                 /* 1: response is what the person made of the answer */
 };
 /* Non-OK stops and is returned. May read from the store that calls it, but not write to it. */
 typedef int (*store_row_callback)(const struct store_row *row, void *user, attune_error *err);

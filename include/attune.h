@@ -660,6 +660,109 @@ ATTUNE_API int attune_adapter_export(const char *home, int number, const char *f
 /* A GGUF LoRA file or a PEFT folder made for this home's base; becomes the next number, not active. */
 ATTUNE_API int attune_adapter_import(const char *home, const char *path, int *number, attune_error *err);
 
+/* ---- what an adapter has learned ----------------------------------------------------------------- */
+
+/* Looks at an adapter from three sides: the rows that moved it most, how its answers to questions that it has not learned
+ * from differ from the base's, and those answers side by side. docs/cli.md#learned says how each figure is made. */
+typedef struct attune_learned attune_learned;
+
+enum { ATTUNE_LEARNED_PROMPTS = 24 };
+typedef struct attune_learned_options {
+    size_t size;
+    int adapter;    /* number; 0: the active one */
+    int64_t rows;   /* rows it was trained on that are looked at, drawn by their hashes where there are more; default 128 */
+    int prompts;    /* questions that are asked, at most ATTUNE_LEARNED_PROMPTS, which is the default */
+    double time_s;  /* what is not done by then is left out, and nothing is kept; 0: no limit */
+    int threads;    /* 0: all */
+    int kept_only;  /* 1: nothing is computed: what an earlier call has kept in the home's cache, whatever it was asked
+                       for; else ATTUNE_ERROR_NOT_FOUND */
+    attune_progress_callback on_progress; /* phases "load", "answers", "rows" */
+    void *user;
+    const unsigned char *key; /* of an encrypted store, as in attune_store_options */
+    const char *key_file;
+} attune_learned_options;
+
+/* Takes what was kept, or opens base and adapter and finds the rows. An encrypted home keeps nothing. No active adapter:
+ * ATTUNE_ERROR_NOT_FOUND; a revoked one: ATTUNE_ERROR_STATE. One thread at a time, but for cancel. */
+ATTUNE_API int attune_learned_open(const char *home, const attune_learned_options *options, attune_learned **out,
+                                   attune_error *err);
+/* A bounded piece: ATTUNE_CONTINUE, or ATTUNE_DONE: everything can be read. The last one keeps the result in the
+ * home's cache (0600), where forgetting a row that the adapter has learned removes it. */
+ATTUNE_API int attune_learned_step(attune_learned *learned, attune_error *err);
+/* The step that runs, and every later one, is ATTUNE_ERROR_CANCELLED; nothing is kept. Any thread, or a signal
+ * handler. */
+ATTUNE_API void attune_learned_cancel(attune_learned *learned);
+ATTUNE_API void attune_learned_close(attune_learned *learned);
+
+typedef struct attune_learned_summary {
+    size_t size;
+    int adapter;
+    char adapter_sha256[65];
+    int complete;        /* 0: time_s was over before all was done */
+    int from_cache;      /* 1: an earlier call's */
+    int64_t rows_known, rows; /* that it, or one it goes on from, was trained on and that are still there; looked at */
+    int64_t prompts, max_tokens; /* asked; of an answer, cut there */
+    double loss_base, loss_adapter; /* nats a token: means over the rows that are answers to say; NaN: none */
+    double gain;         /* sum over rows of weight times `moved`, of those above 0: what shares are of */
+} attune_learned_summary;
+/* ATTUNE_ERROR_STATE before ATTUNE_DONE, here and below. */
+ATTUNE_API int attune_learned_summary_get(const attune_learned *learned, attune_learned_summary *out,
+                                          attune_error *err);
+
+/* A row that it was trained on. Texts live as long as the object, here and below. */
+typedef struct attune_learned_row {
+    size_t size;
+    const char *id;       /* of the interaction */
+    const char *kind;     /* "answer", "edit", "pair", "liked", "disliked" */
+    int64_t time_ms;
+    double moved;         /* from the base to the adapter, nats a token: how much likelier its answer has become; pair:
+                             how much further ahead of the other one; disliked: how much less likely */
+    double weight, share; /* 0 to 1; of the summary's gain; 0 where the row became worse */
+    double loss_base, loss_adapter; /* nats a token of the answer; of pairs of the better one */
+    int64_t tokens;
+    const char *prompt, *answer; /* beginnings, of at most 400 bytes */
+} attune_learned_row;
+typedef int (*attune_learned_row_callback)(const attune_learned_row *row, void *user); /* non-zero stops */
+/* The one that moved it most first. */
+ATTUNE_API int attune_learned_rows(const attune_learned *learned, attune_learned_row_callback callback, void *user,
+                                   attune_error *err);
+
+/* One habit of the answers, base against adapter over the same questions. */
+typedef struct attune_learned_style {
+    size_t size;
+    const char *name, *title; /* "sentence_words"; "words a sentence" */
+    const char *unit;         /* "each": mean of the answers; "share" of them; "of_100" words */
+    double base, adapter;     /* NaN: no answer says */
+    int64_t more, less, answers; /* pairs of answers where the adapter's figure is higher, lower; all */
+    double p;                 /* NaN: too few to tell */
+    const char *verdict;      /* "different", "alike" (no difference could be shown), "too few" */
+} attune_learned_style;
+typedef int (*attune_learned_style_callback)(const attune_learned_style *style, void *user);
+ATTUNE_API int attune_learned_styles(const attune_learned *learned, attune_learned_style_callback callback, void *user,
+                                     attune_error *err);
+
+/* A word that one of both says clearly more often. */
+typedef struct attune_learned_word {
+    size_t size;
+    const char *word;
+    int64_t base, adapter;                 /* times in all answers */
+    int64_t base_answers, adapter_answers; /* answers that say it */
+    double z;                              /* above 0: the adapter says it more */
+} attune_learned_word;
+typedef int (*attune_learned_word_callback)(const attune_learned_word *word, void *user);
+/* By falling z. */
+ATTUNE_API int attune_learned_words(const attune_learned *learned, attune_learned_word_callback callback, void *user,
+                                    attune_error *err);
+
+typedef struct attune_learned_answer {
+    size_t size;
+    const char *prompt, *base, *adapter; /* the question and both greedy answers */
+    int base_ended, adapter_ended;       /* 0: cut */
+} attune_learned_answer;
+typedef int (*attune_learned_answer_callback)(const attune_learned_answer *answer, void *user);
+ATTUNE_API int attune_learned_answers(const attune_learned *learned, attune_learned_answer_callback callback,
+                                      void *user, attune_error *err);
+
 /* ---- inference --------------------------------------------------------------------------------- */
 
 typedef struct attune_engine attune_engine;

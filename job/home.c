@@ -4,6 +4,7 @@
 #include "adapters/merged_cache.h"
 #include "core/base/options.h"
 #include "core/base/remembered.h"
+#include "job/learned_cache.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -216,6 +217,7 @@ static int sweep_one(const attune_adapter_info *info, void *user) {
         unlink(path);
         if (home_file(sweep->home, "cache", path, NULL) == ATTUNE_OK)
             (void)merged_cache_remove(path, info->sha256, NULL);
+        learned_cache_remove(sweep->home, info->sha256);
     }
     if (strcmp(info->state, "candidate") == 0 && strcmp(info->origin, "trained") == 0 &&
         strcmp(info->run, sweep->failed) == 0)

@@ -2,6 +2,7 @@
 #include "job/nightly.h"
 
 #include "adapters/merged_cache.h"
+#include "job/learned_cache.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -69,8 +70,9 @@ static void keep_line(struct versions *v, int number, size_t parents) {
 static void remove_version(const char *home, const struct version *version) {
     char path[HOME_PATH_MAX + 32];
     store_adapter_path(home, version->number, path, sizeof path);
-    if (unlink(path) == 0 && home_file(home, "cache", path, NULL) == ATTUNE_OK)
-        (void)merged_cache_remove(path, version->sha256, NULL);
+    if (unlink(path) != 0) return;
+    if (home_file(home, "cache", path, NULL) == ATTUNE_OK) (void)merged_cache_remove(path, version->sha256, NULL);
+    learned_cache_remove(home, version->sha256);
 }
 
 /* The newest `keep` that are not active any more stay, and the active one's nearest so many parents: rollback goes to

@@ -1,0 +1,28 @@
+#include "job/everyday_prompts.h"
+
+const char *const everyday_prompts[EVERYDAY_PROMPTS] = {
+    "What could I give a friend who moves into a new flat?",
+    "Write a short note to my neighbour who looked after my cat.",
+    "Why do leaves turn yellow in autumn?",
+    "I forgot my sister's birthday. What should I do?",
+    "Suggest a quick dinner from eggs, spinach and old bread.",
+    "What is a good way to begin learning the guitar?",
+    "Tell me about the moon in a few words.",
+    "My train is late again. How can I pass the time?",
+    "List three things to see in a harbour town.",
+    "How do I ask my boss for a day off?",
+    "Is it better to run in the morning or in the evening?",
+    "Describe a rainy afternoon.",
+    "How can I keep my houseplants alive while I am away?",
+    "Explain what a library does to a child of six.",
+    "What should I look at before I buy a used bicycle?",
+    "Write an invitation to a picnic on Sunday.",
+    "I cannot decide between tea and coffee. Help me.",
+    "How do people make paper?",
+    "Give me an idea for a rainy weekend with children.",
+    "What helps when two colleagues do not get along?",
+    "How do I get a scratch out of a wooden table?",
+    "Tell me a very short story about a lost glove.",
+    "Why is it hard to save money, and what helps?",
+    "What makes a good photograph?",
+};
