@@ -39,7 +39,7 @@ struct command {
 extern const struct command init_command, record_command, import_command, status_command, history_command,
     consent_command, forget_command, export_command, train_command, eval_command, generate_command, chat_command,
     adapters_command, backup_command, restore_command, tokenize_command, bench_command, doctor_command,
-    nightly_command, service_command, report_command;
+    nightly_command, service_command, report_command, learned_command;
 
 /* ---- arguments ---- */
 
@@ -225,6 +225,9 @@ size_t cli_columns(FILE *stream);
 void cli_put_text(const char *text, int indent);
 /* The same on one line, without its end, cut to so many columns; returns how many it took. */
 size_t cli_put_line(const char *text, size_t columns);
+/* The next line of a text that is broken between words into lines of so many columns, at least 2, and at its own
+ * newlines; *text moves behind it. Without its end; returns how many columns it took. */
+size_t cli_put_wrapped(const char **text, size_t columns);
 /* Begins a style on a terminal that wants colour: "" elsewhere. */
 enum style { STYLE_PLAIN, STYLE_BOLD, STYLE_GREEN, STYLE_YELLOW, STYLE_RED };
 void cli_style(FILE *stream, enum style style);
@@ -307,6 +310,13 @@ struct progress {
 void cli_progress_open(struct progress *progress);
 void cli_progress_draw(struct progress *progress, const attune_progress *now);
 void cli_progress_clear(struct progress *progress);
+
+/* ---- what was learned: learned_command.c and report_learned.c ---- */
+
+/* "61.2", "83 %", "3.1 of 100 words"; "-" where no answer says. */
+struct words cli_style_figure(const char *unit, double value);
+/* A difference that was found, in a word: "more", "fewer". */
+const char *cli_style_word(const attune_learned_style *style);
 
 /* ---- what a run was judged by: judged_by.c ---- */
 

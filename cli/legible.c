@@ -112,3 +112,55 @@ size_t cli_put_line(const char *text, size_t columns) {
     fputs("\xE2\x80\xA6", stdout);
     return used + 1;
 }
+
+/* Columns of the word at text, and where it ends; more than `most`: as far as they go. */
+static size_t word_columns(const char *text, size_t most, const char **end) {
+    size_t used = 0;
+    while (*text && !is_blank((unsigned char)*text)) {
+        const char *at = text;
+        size_t columns = columns_of(next(&text));
+        if (used + columns > most) {
+            *end = at;
+            return used;
+        }
+        used += columns;
+    }
+    *end = text;
+    return used;
+}
+
+static void put_until(const char *text, const char *end) {
+    while (text < end) {
+        const char *at = text;
+        int32_t c = next(&text);
+        put(at, (size_t)(text - at), c);
+    }
+}
+
+size_t cli_put_wrapped(const char **text, size_t columns) {
+    size_t used = 0;
+    if (**text == '\n') { /* an empty line */
+        ++*text;
+        return 0;
+    }
+    for (;;) {
+        const char *word = *text, *end;
+        while (*word && *word != '\n' && is_blank((unsigned char)*word)) word++;
+        if (!*word || *word == '\n') {
+            *text = *word ? word + 1 : word;
+            return used;
+        }
+        size_t room = used > 0 ? columns - used - 1 : columns, takes = word_columns(word, columns, &end);
+        bool whole = !*end || is_blank((unsigned char)*end);
+        if (used > 0 && (used + 1 >= columns || takes > room || !whole)) {
+            *text = word;
+            return used;
+        }
+        if (takes == 0 && end == word) end += strlen(word) > 0; /* too narrow for it: one byte of it is lost in U+FFFD */
+        if (used > 0) putchar(' ');
+        put_until(word, end);
+        used += takes + (used > 0);
+        *text = end;
+        if (!whole) return used;
+    }
+}

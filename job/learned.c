@@ -17,7 +17,7 @@
 
 _Static_assert((int)ATTUNE_LEARNED_PROMPTS == (int)EVERYDAY_PROMPTS, "the public count is that of the questions");
 
-enum { ROWS_DEFAULT = 128, ROWS_MAX = 1 << 20, ANSWER_TOKENS_MAX = 80 };
+enum { ROWS_DEFAULT = 128, ROWS_MAX = 1 << 20, ANSWER_TOKENS_MAX = 112 };
 
 struct pair_of_answers {
     const char *prompt;

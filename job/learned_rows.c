@@ -83,8 +83,9 @@ static int add_example(struct learned_rows *rows, const struct store_row *row, c
 }
 
 static int add_drawn(struct learned_rows *rows, const struct store_row *row, attune_error *err) {
+    /* answers to say are all alike to training, whatever their weight */
     struct looked_at item = {.interaction = row->interaction, .time_ms = row->time_ms, .kind = kind_of(row),
-                             .weight = row->weight, .rejected = SIZE_MAX,
+                             .weight = row->kind == STORE_EXAMPLE_SFT ? 1 : row->weight, .rejected = SIZE_MAX,
                              .sign = row->kind == STORE_EXAMPLE_THUMB && row->label < 0 ? -1 : 1};
     snprintf(item.id, sizeof item.id, "%s", row->uuid ? row->uuid : "");
     int code = add_example(rows, row, row->response, &item.answer, err);
