@@ -206,10 +206,8 @@ static void print_pair(const attune_learned_answer *a, size_t width) {
     while (*left || *right) {
         cli_print("  ");
         size_t used = *left ? cli_put_wrapped(&left, width) : 0;
-        if (*right) {
-            cli_print("%*s", (int)(width - used + GAP), "");
-            cli_put_wrapped(&right, width);
-        }
+        if (*right && *right != '\n') cli_print("%*s", (int)(width - used + GAP), "");
+        if (*right) cli_put_wrapped(&right, width);
         cli_print("\n");
     }
 }
@@ -286,6 +284,7 @@ static int print_worse(const attune_learned_row *r, void *user) {
 static void print_rows(const attune_learned *l, const attune_learned_summary *s, int64_t most) {
     struct rows_shown shown = {.most = most};
     int64_t worse = 3;
+    if (most == 0) return;
     if (s->rows == 0) {
         cli_print("\nNone of the rows that it learned from is known here.\n");
         return;
@@ -315,7 +314,7 @@ static int print_people(const attune_learned *l, const attune_learned_summary *s
     print_words(l, false);
     attune_learned_answers(l, print_answer, &shown, NULL);
     print_rows(l, s, rows);
-    if (s->rows > 0) cli_print("\nNext: attune forget --id ID takes a row back, and the adapters that learned from it.\n");
+    if (s->rows > 0 && rows > 0) cli_print("\nNext: attune forget --id ID takes a row back, and the adapters that learned from it.\n");
     return CLI_DONE;
 }
 

@@ -1,5 +1,5 @@
-/* The page of `attune report`: what the nights did, for people. Holds figures and attune's own words, never a text that
- * was recorded, nor a path. */
+/* The page of `attune report`: what the nights did, for people. Holds figures and attune's own words, and never a path;
+ * a text that was recorded, or that a model made of such, only with `texts`. */
 #ifndef CLI_REPORT_H
 #define CLI_REPORT_H
 
@@ -36,10 +36,15 @@ struct report {
     size_t n_close;
     struct report_adapter *adapters; /* (n_adapters), the newest first */
     size_t n_adapters, adapter_capacity;
+    attune_learned *learned; /* of the active adapter, as it was kept; NULL: nothing is */
+    bool texts;              /* words, answers and rows too */
 };
 
 /* The whole page. */
 void report_page(struct markup *out, const struct report *report);
+
+/* The section on what the active adapter has learned; nothing where that is not known. */
+void report_learned(struct markup *out, const struct report *report);
 
 /* Its plots, each as a figure with legend; in two widths, of which the style sheet shows one. */
 void report_plot_losses(struct markup *out, const struct nights *nights);

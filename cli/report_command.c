@@ -107,6 +107,20 @@ static int read_adapters(const struct cli *cli, struct report *r) {
     return CLI_GO;
 }
 
+/* What `attune learned` has kept: asking the models anew is not what a page is called for. */
+static int read_learned(const struct cli *cli, struct report *r) {
+    attune_error err = {0};
+    attune_learned_options options;
+    ATTUNE_INIT(options);
+    options.kept_only = 1;
+    int code = attune_learned_open(cli->home, &options, &r->learned, &err);
+    if (code == ATTUNE_OK) return CLI_GO;
+    if (code != ATTUNE_ERROR_NOT_FOUND && code != ATTUNE_ERROR_STATE) return cli_fail(&err);
+    return r->texts ? cli_fail_text("nothing is kept of what was learned, so there are no texts to show: call attune "
+                                    "learned first (an encrypted home keeps nothing)")
+                    : CLI_GO;
+}
+
 static int gather(const struct cli *cli, struct report *r) {
     attune_error err = {0};
     struct timespec now;
@@ -116,12 +130,14 @@ static int gather(const struct cli *cli, struct report *r) {
     if (attune_home_status(cli->home, &r->status, &err) != ATTUNE_OK) return cli_fail(&err);
     int code = cli_nights_read(cli, 0, 0, 0, &r->nights);
     if (code == CLI_GO) code = read_close(cli, r);
-    return code == CLI_GO ? read_adapters(cli, r) : code;
+    if (code == CLI_GO) code = read_adapters(cli, r);
+    return code == CLI_GO ? read_learned(cli, r) : code;
 }
 
 static void report_free(struct report *r) {
     for (size_t i = 0; i < REPORT_NIGHTS_SHOWN; i++) free(r->close[i].items);
     free(r->adapters);
+    attune_learned_close(r->learned);
     cli_nights_free(&r->nights);
 }
 
@@ -174,14 +190,15 @@ static int print_result(const struct cli *cli, const char *path, size_t bytes, c
     if (cli->json)
         return cli_json(json_pack("{s:o, s:I, s:I, s:I}", "path", cli_json_text(path), "bytes", (json_int_t)bytes,
                                   "nights", (json_int_t)r->nights.n, "adapters", (json_int_t)r->n_adapters));
-    cli_print("%s: %s night%s, %s adapter%s, %s. It holds nothing of what was recorded.\n", path,
+    cli_print("%s: %s night%s, %s adapter%s, %s. It holds %s.\n", path,
               cli_count((int64_t)r->nights.n).text, r->nights.n == 1 ? "" : "s", cli_count((int64_t)r->n_adapters).text,
-              r->n_adapters == 1 ? "" : "s", cli_bytes((double)bytes).text);
+              r->n_adapters == 1 ? "" : "s", cli_bytes((double)bytes).text,
+              r->texts ? "texts that were recorded: for your own eyes" : "nothing of what was recorded");
     return CLI_DONE;
 }
 
-static int report(const struct cli *cli, const char *path) {
-    struct report r = {.now_ms = 0};
+static int report(const struct cli *cli, const char *path, bool texts) {
+    struct report r = {.texts = texts};
     struct markup page = {.failed = false};
     size_t n = 0;
     int code = gather(cli, &r);
@@ -201,14 +218,16 @@ static int report(const struct cli *cli, const char *path) {
 
 static int run(struct cli *cli, int argc, char **argv) {
     const char *out = NULL;
+    bool texts = false;
     struct arguments a = {.command = &report_command};
     cli_option(&a, option_path("out", "FILE|-", "the page; a file that is there is replaced", &out));
+    cli_option(&a, option_flag("texts", "of what was learned also words, answers and rows: private", &texts));
     int code = cli_parse(cli, &a, argc, argv);
     if (code != CLI_GO) return code;
     if (!out || !out[0]) return cli_usage(a.command, "report wants --out FILE, or --out - for standard output");
     if (cli->json && strcmp(out, "-") == 0)
         return cli_usage(a.command, "standard output cannot have both the page and the object of --json");
-    return report(cli, out);
+    return report(cli, out, texts);
 }
 
 const struct command report_command = {
@@ -216,6 +235,7 @@ const struct command report_command = {
     .arguments = "--out FILE|- [options]",
     .summary = "What the nights did, as a page to look at: loss, energy, temperature, decisions.",
     .notes = "One HTML file (0600) for a phone or a desk, light or dark. It runs no script, loads nothing, and holds\n"
-             "figures alone: nothing of what was recorded.",
+             "figures alone, nothing of what was recorded, but with --texts. What `attune learned` has found of the\n"
+             "active adapter is on it, where it is kept.",
     .run = run,
 };

@@ -434,13 +434,18 @@ void report_page(struct markup *out, const struct report *r) {
     headline(out, r);
     if (r->nights.n > 0) {
         losses_section(out, &r->nights);
+    }
+    report_learned(out, r);
+    if (r->nights.n > 0) {
         energy_section(out, &r->nights);
         close_section(out, r);
         nights_section(out, &r->nights);
     }
     adapters_section(out, r);
     markup_add(out,
-               "<footer>Made by attune %s. This page holds figures alone, nothing of what was recorded; it runs no "
-               "script and loads nothing.</footer>\n</main>\n</body>\n</html>\n",
-               attune_version());
+               "<footer>Made by attune %s. This page holds %s; it runs no script and loads "
+               "nothing.</footer>\n</main>\n</body>\n</html>\n",
+               attune_version(),
+               r->texts ? "texts that were recorded, and is for your own eyes"
+                        : "figures alone, nothing of what was recorded");
 }

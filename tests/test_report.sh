@@ -165,6 +165,57 @@ has "$D/locked.html" 'of 3 nights'
 expect 0 history --nights --home "$D/locked"
 expect 0 status --home "$D/locked"
 
+# ---- what was learned: a home that has really trained, of the made base ----
+expect 1 learned --home "$D/empty"
+has "$D/err" 'no adapter is active'
+expect 1 report --home "$D/empty" --out "$D/none.html" --texts
+has "$D/err" 'attune learned first'
+expect 2 learned --home "$D/empty" --adapter zero
+expect 2 learned --home "$D/empty" --prompts 25
+T=$D/taught
+expect 0 init --home "$T" --base "$ROOT/tests/golden/tiny_llama.gguf" --consent
+sed -i -e 's/^rank = .*/rank = 2/' -e 's/^epochs = .*/epochs = 3/' -e 's/^learning_rate = .*/learning_rate = 0.01/' \
+    -e 's/^max_tokens = .*/max_tokens = 160/' -e 's/^micro_tokens = .*/micro_tokens = 160/' \
+    -e 's/^merge = .*/merge = none/' -e 's/^reference_limit = .*/reference_limit = 100/' \
+    -e 's/^reference_kl_limit = .*/reference_kl_limit = 100/' "$T/attune.conf"
+head -40 "$ROOT/examples/personas/sailor.jsonl" | sed 's/"response": "/"response": "canary /' >"$D/taught.jsonl"
+expect 0 import --home "$T" "$D/taught.jsonl" --consent
+expect 0 train --home "$T" --now --threads 2
+has "$D/out" 'Adapter 1 is published'
+expect 0 report --home "$T" --out "$D/taught.html"
+hasnt "$D/taught.html" 'How it answers now'
+expect 0 learned --home "$T" --prompts 8 --rows 3 --answers 1
+cp "$D/out" "$D/taught.txt"
+has "$D/taught.txt" 'Adapter 1 against the base.'
+has "$D/taught.txt" 'over 8 questions'
+has "$D/taught.txt" 'Rows that moved it most'
+has "$D/taught.txt" 'canary'
+check 'three rows' test "$(grep -c ' answer  *20' "$D/taught.txt")" -eq 3
+hasnt "$D/taught.txt" "$(printf '\033')"
+hasnt "$D/err" '.'
+expect 0 learned --home "$T" --prompts 8 --json
+has "$D/out" '"from_cache": true'
+has "$D/out" '"name": "sentence_words"'
+check 'one object' test "$(wc -l <"$D/out")" -eq 1
+expect 0 learned --home "$T" --adapter 1 --prompts 8 --rows 0 --answers 0
+hasnt "$D/out" 'Rows that moved|attune forget'
+expect 1 learned --home "$T" --adapter 7
+has "$D/err" 'no adapter 7'
+expect 0 report --home "$T" --out "$D/taught.html"
+sound "$D/taught.html"
+has "$D/taught.html" 'How it answers now'
+has "$D/taught.html" 'nothing of what was recorded'
+expect 0 report --home "$T" --out "$D/texts.html" --texts
+has "$D/out" 'for your own eyes'
+has "$D/texts.html" 'canary'
+has "$D/texts.html" 'Side by side'
+hasnt "$D/texts.html" 'nothing of what was recorded'
+expect 0 forget --home "$T" --match zzz --yes
+has "$D/out" 'nothing was deleted'
+expect 0 forget --home "$T" --match canary --yes
+check 'forgetting leaves nothing of it' test -z "$(ls -A "$T/cache" | grep learned)"
+expect 1 learned --home "$T"
+
 # ---- where it is written ----
 check 'only its owner reads it' test "$(stat -c %a "$D/one.html")" = 600
 mkdir "$D/folder"
