@@ -172,6 +172,18 @@ static int answer_row(const attune_learned_answer *a, void *user) {
     return 0;
 }
 
+/* The beginning of a text: enough to know the row by. */
+static void beginning(struct markup *out, const char *text) {
+    enum { BYTES = 160 };
+    char some[BYTES + 8];
+    size_t n = strlen(text);
+    bool cut = n > BYTES;
+    if (cut) n = BYTES;
+    while (cut && n > 0 && ((unsigned char)text[n] & 0xC0) == 0x80) n--;
+    snprintf(some, sizeof some, "%.*s%s", (int)n, text, cut ? "\xE2\x80\xA6" : "");
+    cell(out, "why", some);
+}
+
 static int moved_row(const attune_learned_row *r, void *user) {
     struct listing *list = user;
     char figure[48];
@@ -182,8 +194,8 @@ static int moved_row(const attune_learned_row *r, void *user) {
     snprintf(figure, sizeof figure, "%+.2f", r->moved);
     cell(list->out, "n", figure);
     cell(list->out, NULL, r->kind);
-    cell(list->out, "why", r->prompt);
-    cell(list->out, "why", r->answer);
+    beginning(list->out, r->prompt);
+    beginning(list->out, r->answer);
     markup_add(list->out, "</tr>\n");
     return 0;
 }

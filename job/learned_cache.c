@@ -38,8 +38,8 @@ json_t *learned_cache_read(const char *home, const char *base_sha256, const char
     if (file_bytes_open(path, FILE_READ, BYTES_MAX, &file, NULL) != ATTUNE_OK) return NULL;
     json_t *kept = json_loadb((const char *)file.data, file.size, JSON_REJECT_DUPLICATES, NULL);
     file_bytes_close(&file);
-    if (json_integer_value(json_object_get(kept, "version")) == FORMAT_VERSION && says(kept, "base", base_sha256) &&
-        says(kept, "adapter", adapter_sha256))
+    if (json_integer_value(json_object_get(kept, "version")) == FORMAT_VERSION && says(kept, "attune", ATTUNE_VERSION) &&
+        says(kept, "base", base_sha256) && says(kept, "adapter", adapter_sha256))
         return kept;
     json_decref(kept);
     return NULL;
@@ -54,7 +54,7 @@ int learned_cache_keep(const char *home, const char *base_sha256, const char *ad
     int code = home_file(home, "cache", folder, err);
     if (code != ATTUNE_OK) return code;
     (void)!mkdir(folder, 0700); /* it may be deleted at any time */
-    json_t *all = json_pack("{s:i, s:s, s:s}", "version", FORMAT_VERSION, "base", base_sha256, "adapter",
+    json_t *all = json_pack("{s:i, s:s, s:s, s:s}", "version", FORMAT_VERSION, "attune", ATTUNE_VERSION, "base", base_sha256, "adapter",
                             adapter_sha256);
     char *text = NULL;
     if (all && json_object_update(all, (json_t *)result) == 0) text = json_dumps(all, JSON_COMPACT);
