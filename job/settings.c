@@ -96,8 +96,7 @@ static const struct key keys[] = {
      "on everyday questions: rise of the loss above the base's, as a share, and divergence, that are allowed"},
     {"reference_kl_limit", REAL, AT(reference_kl_limit), 0, 100, NULL, RECIPE_LATER, NULL},
     {"source_cap", COUNT, AT(source_cap), 0, 1 << 20, NULL, RECIPE_LATER,
-     "of one app and source the newest so many rows are learned from, so many of one day, and so many of near-duplicate "
-     "prompts; 0: all"},
+     "so many of the newest rows are learned from: of an app and source, of a day of it, of one prompt; 0: all"},
     {"day_cap", COUNT, AT(day_cap), 0, 1 << 20, NULL, RECIPE_LATER, NULL},
     {"group_cap", COUNT, AT(group_cap), 0, 1 << 20, NULL, RECIPE_LATER, NULL},
     {"replay", REAL, AT(replay), 0, 100, NULL, RECIPE_LATER,
