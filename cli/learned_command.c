@@ -201,20 +201,23 @@ static void print_words(const attune_learned *l, bool more) {
 
 enum { COLUMN_MIN = 32, COLUMN_MAX = 64, GAP = 3 };
 
+/* Newlines at a text's end are no lines. */
+static bool goes_on(const char *text) { return text[strspn(text, " \t\r\n")] != '\0'; }
+
 static void print_pair(const attune_learned_answer *a, size_t width) {
     const char *left = a->base, *right = a->adapter;
-    while (*left || *right) {
+    while (goes_on(left) || goes_on(right)) {
         cli_print("  ");
-        size_t used = *left ? cli_put_wrapped(&left, width) : 0;
-        if (*right && *right != '\n') cli_print("%*s", (int)(width - used + GAP), "");
-        if (*right) cli_put_wrapped(&right, width);
+        size_t used = goes_on(left) ? cli_put_wrapped(&left, width) : 0;
+        if (goes_on(right) && *right != '\n') cli_print("%*s", (int)(width - used + GAP), "");
+        if (goes_on(right)) cli_put_wrapped(&right, width);
         cli_print("\n");
     }
 }
 
 static void print_stacked(const char *who, const char *text, size_t width) {
     cli_print("  %s\n", who);
-    while (*text) {
+    while (goes_on(text)) {
         cli_print("    ");
         cli_put_wrapped(&text, width);
         cli_print("\n");
