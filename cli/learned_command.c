@@ -293,12 +293,10 @@ static void print_rows(const attune_learned *l, const attune_learned_summary *s,
         return;
     }
     cli_print("\nRows that moved it most: their part of all that was gained, and how much likelier their answer\nhas "
-              "become (nats a token). %s of %s row%s looked at",
-              s->rows < s->rows_known ? "A draw" : cli_count(s->rows).text, cli_count(s->rows_known).text,
-              s->rows_known == 1 ? "" : "s");
-    if (s->rows < s->rows_known) cli_print(" (%s)", cli_count(s->rows).text);
-    if (isfinite(s->loss_base)) cli_print("; their loss is %s", cli_loss(s->loss_base, s->loss_adapter).text);
-    cli_print(".\n");
+              "become (nats a token). %s of %s row%s looked at; an even part would be %.1f %%.\n",
+              cli_count(s->rows).text, cli_count(s->rows_known).text, s->rows_known == 1 ? " was" : "s were",
+              100 / (double)s->rows);
+    if (isfinite(s->loss_base)) cli_print("Their loss: %s.\n", cli_loss(s->loss_base, s->loss_adapter).text);
     attune_learned_rows(l, print_row, &shown, NULL);
     if (shown.rest > 0) cli_print("  %4.1f %%  all others together\n", 100 * shown.rest);
     if (shown.worse == 0) return;

@@ -700,7 +700,8 @@ typedef struct attune_learned_summary {
     char adapter_sha256[65];
     int complete;        /* 0: time_s was over before all was done */
     int from_cache;      /* 1: an earlier call's */
-    int64_t rows_known, rows; /* that it, or one it goes on from, was trained on and that are still there; looked at */
+    int64_t rows_known, rows; /* interactions that it, or one it goes on from, has learned from and that are still
+                                 there; of them looked at */
     int64_t prompts, max_tokens; /* asked; of an answer, cut there */
     double loss_base, loss_adapter; /* nats a token: means over the rows that are answers to say; NaN: none */
     double gain;         /* sum over rows of weight times `moved`, of those above 0: what shares are of */

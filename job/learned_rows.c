@@ -22,7 +22,8 @@ struct looked_at {
 struct learned_rows {
     struct learned_rows_source source;
     struct looked_at *items;
-    size_t n, known;
+    size_t n, known;         /* known: interactions, drawn or not */
+    int64_t *interactions;   /* (n_asked) of all examples */
     struct example_set examples;
     char **asked;            /* (n_asked) words of all questions, each sorted out of its marks */
     size_t n_asked;
@@ -101,11 +102,16 @@ static int add_drawn(struct learned_rows *rows, const struct store_row *row, att
 static int add_row(const struct store_row *row, void *user, attune_error *err) {
     struct adding *adding = user;
     struct learned_rows *rows = adding->rows;
-    rows->known++;
+    rows->interactions[rows->n_asked] = row->interaction;
     if (!(rows->asked[rows->n_asked] = words_of(last_question(row))))
         return error_set_memory(err, "questions of an adapter's rows", 1);
     rows->n_asked++;
     return adding->drawn ? add_drawn(rows, row, err) : ATTUNE_OK;
+}
+
+static int by_number(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? -1 : x > y;
 }
 
 /* Hashes are as good as random: evenly spaced ones of the sorted are a fair draw, and the same one every time. */
@@ -116,7 +122,9 @@ static int read_rows(struct learned_rows *rows, attune_error *err) {
     if (code != ATTUNE_OK) return code;
     rows->asked = calloc(n + 1, sizeof *rows->asked);
     rows->items = calloc(n + 1, sizeof *rows->items);
-    if (!rows->asked || !rows->items) code = error_set_memory(err, "rows of an adapter", n * sizeof *rows->items);
+    rows->interactions = calloc(n + 1, sizeof *rows->interactions);
+    if (!rows->asked || !rows->items || !rows->interactions)
+        code = error_set_memory(err, "rows of an adapter", n * sizeof *rows->items);
     for (size_t i = 0; i < n && code == ATTUNE_OK; i++) {
         struct adding adding = {rows, n <= most || (i + 1) * most / n > taken};
         taken += (size_t)adding.drawn;
@@ -124,6 +132,9 @@ static int read_rows(struct learned_rows *rows, attune_error *err) {
         if (code == ATTUNE_ERROR_NOT_FOUND) code = ATTUNE_OK; /* forgotten, or not to be used any more */
     }
     free(hashes);
+    if (rows->n_asked > 0) qsort(rows->interactions, rows->n_asked, sizeof *rows->interactions, by_number);
+    for (size_t i = 0; i < rows->n_asked; i++)
+        rows->known += i == 0 || rows->interactions[i] != rows->interactions[i - 1];
     return code;
 }
 
@@ -174,6 +185,7 @@ void learned_rows_destroy(struct learned_rows *rows) {
     example_set_free(&rows->examples);
     free(rows->items);
     free(rows->asked);
+    free(rows->interactions);
     free(rows->order);
     free(rows->base);
     free(rows->adapter);

@@ -259,6 +259,54 @@ static void test_rows_that_moved_it(void **state) {
     FAILS(attune_learned_open(f->home, &options, &learned, &f->err), ATTUNE_ERROR_NOT_FOUND, "nothing is kept", "");
 }
 
+/* Answers that were edited, liked and disliked: each interaction is one line, by what moved most of it. */
+struct kinds_seen {
+    int answer, edit, pair, liked, disliked, n;
+};
+static int see_kind(const attune_learned_row *row, void *user) {
+    struct kinds_seen *seen = user;
+    const char *k = row->kind;
+    seen->answer += strcmp(k, "answer") == 0;
+    seen->edit += strcmp(k, "edit") == 0;
+    seen->pair += strcmp(k, "pair") == 0;
+    seen->liked += strcmp(k, "liked") == 0;
+    seen->disliked += strcmp(k, "disliked") == 0;
+    seen->n++;
+    if (strcmp(k, "disliked") == 0) assert_true(fabs(row->moved - (row->loss_adapter - row->loss_base)) < 1e-9);
+    if (strcmp(k, "edit") == 0 || strcmp(k, "pair") == 0) assert_memory_equal(row->answer, "ahoy", 4);
+    if (strcmp(k, "disliked") == 0) assert_memory_equal(row->answer, "nay", 3);
+    return 0;
+}
+
+static void test_kinds(void **state) {
+    struct homes *f = *state;
+    attune_learned_options options = quick_look();
+    attune_store *store = NULL;
+    struct kinds_seen seen = {0};
+    make_home(f, TINY_BASE, 1);
+    FILE *file = fopen(in_folder(f, "made.jsonl"), "w");
+    assert_non_null(file);
+    for (unsigned long long i = 0; i < 40; i++) {
+        static const char *const more[] = {"", ", \"edit\": \"ahoy the tide is high and the wind is fair\"",
+                                           ", \"thumb\": \"up\"", ", \"thumb\": \"down\""};
+        fprintf(file, "{\"prompt\": \"what of %016llx?\", \"response\": \"%s\", \"time\": %llu%s}\n",
+                (i + 1) * 0x9e3779b97f4a7c15u, i % 4 == 1 || i % 4 == 3 ? "nay it is not so" : "ahoy the tide is high",
+                1700000000000ull + i, more[i % 4]);
+    }
+    assert_int_equal(fclose(file), 0);
+    OK(attune_store_open(f->home, NULL, &store, &f->err));
+    OK(attune_store_import(store, in_folder(f, "made.jsonl"), NULL, NULL, &f->err));
+    attune_store_close(store);
+    publish_run(f, 1);
+    attune_learned *learned = look(f, &options);
+    OK(attune_learned_rows(learned, see_kind, &seen, &f->err));
+    attune_learned_summary s = summary_of(f, learned);
+    attune_learned_close(learned);
+    assert_true(s.rows_known == s.rows && s.rows == seen.n); /* interactions, of more examples */
+    assert_true(seen.n <= 40 && seen.answer > 0 && seen.disliked > 0 && seen.edit + seen.pair > 0);
+    assert_int_equal(seen.answer + seen.edit + seen.pair + seen.liked + seen.disliked, seen.n);
+}
+
 static void test_forgetting(void **state) {
     struct homes *f = *state;
     attune_learned_options options = quick_look();
@@ -353,6 +401,7 @@ int main(void) {
         cmocka_unit_test(test_differences),
         cmocka_unit_test(test_tone),
         TEST(test_rows_that_moved_it),
+        TEST(test_kinds),
         TEST(test_forgetting),
         TEST(test_encrypted_and_cancelled),
     };
