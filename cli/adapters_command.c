@@ -29,12 +29,13 @@ static int on_adapter(const attune_adapter_info *info, void *user) {
 }
 
 static json_t *info_json(const attune_adapter_info *i) {
-    return json_pack("{s:i, s:i, s:b, s:o, s:s, s:s, s:o, s:I, s:I, s:i, s:o, s:o, s:o, s:o}", "number", i->number,
+    return json_pack("{s:i, s:i, s:b, s:o, s:s, s:s, s:o, s:I, s:I, s:i, s:o, s:o, s:o, s:o, s:o}", "number", i->number,
                      "parent", i->parent, "active", i->active, "state", cli_json_text(i->state), "sha256", i->sha256,
                      "run", i->run, "created_ms", cli_json_time(i->created_ms), "bytes", (json_int_t)i->bytes,
                      "examples", (json_int_t)i->examples, "rank", i->rank, "alpha", cli_json_number(i->alpha),
                      "loss_before", cli_json_number(i->loss_before), "loss_after", cli_json_number(i->loss_after),
-                     "origin", cli_json_text(i->origin));
+                     "origin", cli_json_text(i->origin), "reason",
+                     i->reason[0] ? cli_json_text(i->reason) : json_null());
 }
 
 static int print_list_json(const struct list *list) {
@@ -69,6 +70,7 @@ static void print_list(const struct list *list) {
                   cli_bytes((double)i->bytes).text, cli_loss(i->loss_before, i->loss_after).text);
         if (i->active) cli_style(stdout, STYLE_PLAIN);
         cli_print("\n");
+        if (i->reason[0]) cli_print("          %s\n", i->reason);
     }
 }
 
@@ -185,6 +187,7 @@ static int show(const struct adapters *a) {
     }
     cli_field("number", "%d", info.number);
     cli_field("state", "%s", info.state);
+    if (info.reason[0]) cli_field("why", "%s", info.reason);
     cli_field("origin", "%s", info.origin);
     cli_field("parent", "%s", parent_name(info.parent).text);
     cli_field("created", "%s", cli_time(info.created_ms).text);

@@ -385,11 +385,12 @@ static void close_section(struct markup *out, const struct report *r) {
 static void adapter_row(struct markup *out, const struct report_adapter *a) {
     const attune_adapter_info *i = &a->info;
     struct words parent = {"base"}, drift = {"-"};
-    char state[40];
+    char state[sizeof i->state + sizeof i->reason + 16];
     if (i->parent) snprintf(parent.text, sizeof parent.text, "%d", i->parent);
     if (isfinite(a->kl)) snprintf(drift.text, sizeof drift.text, "%s: %.4f nats", a->merge, a->kl);
     markup_add(out, "<tr><th scope=\"row\">%d</th>", i->number);
-    snprintf(state, sizeof state, "%s%s", i->state, strcmp(i->origin, "imported") == 0 ? ", imported" : "");
+    snprintf(state, sizeof state, "%s%s%s%s", i->state, strcmp(i->origin, "imported") == 0 ? ", imported" : "",
+             i->reason[0] ? ": " : "", i->reason);
     cell(out, NULL, state);
     cell(out, NULL, parent.text);
     cell(out, NULL, cli_night_date(i->created_ms).text);

@@ -53,6 +53,19 @@ static void set_run(json_t *object, const attune_status *s, const struct criteri
     json_object_set_new(object, "run_criteria", cli_criteria_json(criteria));
 }
 
+static json_t *answers_json(int64_t good, int64_t bad) {
+    return json_pack("{s:I, s:I}", "good", (json_int_t)good, "bad", (json_int_t)bad);
+}
+
+static void set_rollback(json_t *object, const attune_status *s) {
+    static const char *const pending[] = {"no", "yes", "never"};
+    json_object_set_new(object, "answers", answers_json(s->answers_good, s->answers_bad));
+    json_object_set_new(object, "answers_before", answers_json(s->before_good, s->before_bad));
+    json_object_set_new(object, "rollback_evidence", cli_json_number(s->rollback_evidence));
+    json_object_set_new(object, "rollback_to", json_integer(s->rollback_to));
+    json_object_set_new(object, "rollback_pending", cli_json_text(pending[s->rollback_pending]));
+}
+
 static int print_json(const attune_status *s, const struct figures *figures, const struct nights *nights,
                       const struct criteria_seen *criteria) {
     json_t *object = json_pack(
@@ -63,6 +76,7 @@ static int print_json(const attune_status *s, const struct figures *figures, con
         "active_adapter", s->active_adapter, "n_adapters", s->n_adapters);
     if (object) set_figures(object, figures);
     if (object) set_run(object, s, criteria);
+    if (object) set_rollback(object, s);
     if (object) json_object_set_new(object, "night", nights->n ? cli_night_json(&nights->items[0]) : json_null());
     return cli_json(object);
 }
@@ -125,12 +139,25 @@ static void print_night(const struct nights *nights) {
     if (n->adapter) cli_field("  published", "adapter %d", n->adapter);
 }
 
+static void print_answers(const attune_status *s) {
+    int64_t n = s->answers_good + s->answers_bad, before = s->before_good + s->before_bad;
+    char name[32] = "the base";
+    if (s->rollback_to) snprintf(name, sizeof name, "adapter %d", s->rollback_to);
+    if (n > 0)
+        cli_field("answers", "%s of %s were good; of %s %s of %s", cli_count(s->answers_good).text, cli_count(n).text,
+                  name, cli_count(s->before_good).text, cli_count(before).text);
+    if (s->rollback_pending == 1) cli_field("rollback", "the next run begins by going back to %s", name);
+    if (s->rollback_pending == 2)
+        cli_field("rollback", "answers have turned worse; `attune adapters rollback` goes back to the parent");
+}
+
 static void print_people(const attune_status *s, const struct figures *figures, const struct nights *nights) {
     cli_field("home", "%s", s->home);
     cli_field("base", "%s (%s)%s", s->base_name, s->base_path,
               s->base_ok ? "" : ": missing or not the file it was; `attune doctor` tells more");
     if (s->active_adapter) cli_field("adapter", "%d of %d", s->active_adapter, s->n_adapters);
     else cli_field("adapter", "none: the base answers (%d kept)", s->n_adapters);
+    if (s->active_adapter) print_answers(s);
     cli_field("consent", "%s", s->consent ? "given" : "not given, but for what was recorded with it");
     cli_field("recorded", "%s interactions, %s with consent, %s feedback", cli_count(s->interactions).text,
               cli_count(s->consented).text, cli_count(s->feedback).text);

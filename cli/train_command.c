@@ -58,6 +58,7 @@ static int print_json(const attune_job_report *r, const struct criteria_seen *cr
         report = NULL;
     }
     json_decref(energy);
+    if (report) json_object_set_new(report, "rolled_back", json_integer(r->rolled_back));
     if (report) json_object_set_new(report, "criteria", cli_criteria_json(criteria));
     return cli_json(report);
 }
@@ -66,6 +67,8 @@ static int print_json(const attune_job_report *r, const struct criteria_seen *cr
 static bool is_waiting(const attune_job_report *r) { return strcmp(r->state, "waiting") == 0; }
 
 static void print_headline(const attune_job_report *r) {
+    if (r->rolled_back)
+        cli_print("Adapter %d is rolled back: its answers were liked less than those before it.\n", r->rolled_back);
     if (r->published) cli_print("Adapter %d is published and active.\n", r->adapter);
     else if (is_waiting(r)) cli_print("Not now: %s.\n", r->reason[0] ? r->reason : "the conditions are not met");
     else if (!r->finished) cli_print("Not finished.\n");

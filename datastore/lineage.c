@@ -372,6 +372,8 @@ int store_lineage_hashes(attune_store *store, int number, char (**out)[65], size
 
 #define ADAPTER_COLUMNS                                                                                                \
     "number, parent, state, origin, sha256, run_id, created_ms, bytes, examples, rank, alpha, loss_before, loss_after"
+/* of a rejected one alone: a reason outlives the choice of somebody who uses it again */
+#define ADAPTER_REASON ", CASE state WHEN 'rejected' THEN reason ELSE '' END"
 
 static void read_adapter(sqlite3_stmt *s, attune_adapter_info *out) {
     memset(out, 0, sizeof *out);
@@ -390,6 +392,7 @@ static void read_adapter(sqlite3_stmt *s, attune_adapter_info *out) {
     out->alpha = column_double(s, 10);
     out->loss_before = column_double(s, 11);
     out->loss_after = column_double(s, 12);
+    store_column_text(s, 13, out->reason, sizeof out->reason);
 }
 
 static int check_adapter_state(const char *state, attune_error *err) {
@@ -469,8 +472,8 @@ int store_adapter_put(attune_store *store, const attune_adapter_info *info, int6
 
 static int get_adapter(attune_store *store, int number, attune_adapter_info *out, attune_error *err) {
     sqlite3_stmt *statement = NULL;
-    int code = store_prepare(store, -1, "SELECT " ADAPTER_COLUMNS " FROM adapter WHERE number = ?", reading_adapter,
-                             &statement, err);
+    int code = store_prepare(store, -1, "SELECT " ADAPTER_COLUMNS ADAPTER_REASON " FROM adapter WHERE number = ?",
+                             reading_adapter, &statement, err);
     if (code != ATTUNE_OK) return code;
     code = store_bind(store, statement, reading_adapter, err, "i", (int64_t)number);
     if (code == ATTUNE_OK) code = store_step(store, statement, reading_adapter, err);
@@ -498,8 +501,8 @@ int store_adapters(attune_store *store, attune_adapter_callback callback, void *
     if (code != ATTUNE_OK) return code;
     code = store_read_begin(store, err);
     if (code == ATTUNE_OK) {
-        code = store_prepare(store, -1, "SELECT " ADAPTER_COLUMNS " FROM adapter ORDER BY number", reading_adapter,
-                             &statement, err);
+        code = store_prepare(store, -1, "SELECT " ADAPTER_COLUMNS ADAPTER_REASON " FROM adapter ORDER BY number",
+                             reading_adapter, &statement, err);
         while (code == ATTUNE_OK && (code = store_step(store, statement, reading_adapter, err)) == ATTUNE_CONTINUE) {
             attune_adapter_info info;
             read_adapter(statement, &info);

@@ -115,6 +115,11 @@ typedef struct attune_status {
     double run_seconds;
     int64_t run_examples, run_steps, run_steps_done;
     double run_tokens_per_s;
+    /* what people made of the active adapter's answers, and of those of the one before it (docs/formats.md, Rollback) */
+    int64_t answers_good, answers_bad, before_good, before_bad;
+    double rollback_evidence; /* from 20 on it is rolled back; 0: the base is active */
+    int rollback_to;          /* adapter, 0: the base */
+    int rollback_pending;     /* 1: the next run begins with it; 2: attune.conf says rollback = never */
 } attune_status;
 
 ATTUNE_API int attune_home_status(const char *home, attune_status *status, attune_error *err);
@@ -484,6 +489,7 @@ typedef struct attune_job_report {
     double gap_ms;          /* the longest piece of work between two looks at the cancel flag */
     double retry_s;         /* paused: until it may go on by itself; NaN: not known */
     int throttled;          /* 1: slowed down at some time */
+    int rolled_back;        /* adapter that this call rolled back, as its answers were liked less; 0: none */
 } attune_job_report;
 
 /* Opens the home's run: an unfinished one goes on as it was planned; otherwise a new one is
@@ -612,6 +618,7 @@ typedef struct attune_adapter_info {
     double alpha;
     double loss_before, loss_after; /* NaN: imported, not measured */
     char origin[16];                /* "trained" or "imported" */
+    char reason[256];               /* of a rejected one: why it was rolled back; else "" */
 } attune_adapter_info;
 
 typedef int (*attune_adapter_callback)(const attune_adapter_info *info, void *user); /* non-zero stops */

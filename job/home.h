@@ -28,6 +28,7 @@ struct settings {
     double epochs;           /* passes over the rows, up to 100; 0: as plan_make finds right */
     double replay;           /* earlier rows that are learned again, for each new one */
     int shuffle;             /* 1: by a hash keyed with the seed; 0: as recorded */
+    int rollback;            /* 1: an adapter whose answers are liked less than those before goes by itself; 0: never */
     double held_out;         /* share of prompts, 0.01 to 0.5 */
     size_t source_cap, day_cap, group_cap; /* rows of one app and source, in all and of a day; near-duplicates by
                                               their prompt; 0: all */

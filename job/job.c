@@ -1,6 +1,7 @@
 /* The public job: opening, budget and power between units, the report. */
 #include "core/base/options.h"
 #include "job/governed.h"
+#include "job/rollback.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -602,9 +603,25 @@ static int lost(attune_job *job, attune_error *err) {
     return ATTUNE_PAUSED;
 }
 
+/* An adapter whose answers turned out worse goes before anything starts from it. An unfinished run that has it as its
+ * opponent is given up by find_plan. */
+static int go_back(attune_job *job, attune_error *err) {
+    struct rollback rollback;
+    int code = job->settings.rollback ? read_active(job, err) : ATTUNE_DONE;
+    if (code == ATTUNE_OK)
+        code = rollback_look(job->home, job->store, job->model->sha256, job->active, &rollback, err);
+    if (code == ATTUNE_DONE || (code == ATTUNE_OK && !rollback.wanted)) return ATTUNE_OK;
+    if (code == ATTUNE_OK) code = rollback_act(job->home, job->store, job->model, &rollback, err);
+    if (code != ATTUNE_OK) return code;
+    job->report.rolled_back = rollback.from;
+    return read_active(job, err);
+}
+
 static int start(attune_job *job, attune_error *err) {
     *job->report.reason = 0;
     pool_cancel_clear(job->pool);
+    int back = go_back(job, err);
+    if (back != ATTUNE_OK) return back;
     const char *forbidden = atomic_load(&job->cancelled) ? stopped_early(job) : governed_reason(job);
     if (!forbidden) forbidden = governed_start_reason(job);
     int code = forbidden ? waiting(job, forbidden) : job->looked_back ? ATTUNE_OK : look_back(job, err);

@@ -3,6 +3,7 @@
 #include "datastore/store.h"
 #include "energy/policy.h"
 #include "job/nightly.h"
+#include "job/rollback.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -56,6 +57,26 @@ static int describe_store(attune_store *store, attune_status *s, attune_error *e
     return ATTUNE_OK;
 }
 
+static int describe_rollback(attune_store *store, const struct settings *settings, attune_status *s,
+                             attune_error *err) {
+    struct rollback r;
+    attune_adapter_info info;
+    ATTUNE_INIT(info);
+    /* a CURRENT that the store does not know is the doctor's matter */
+    if (s->active_adapter && store_adapter_get(store, s->active_adapter, &info, NULL) != ATTUNE_OK) return ATTUNE_OK;
+    int code = rollback_look(s->home, store, settings->base_sha256, s->active_adapter, &r, err);
+    if (code == ATTUNE_ERROR_FORMAT || code == ATTUNE_ERROR_NOT_FOUND) return ATTUNE_OK; /* a damaged lineage too */
+    if (code != ATTUNE_OK) return code;
+    s->answers_good = r.now.good;
+    s->answers_bad = r.now.bad;
+    s->before_good = r.before.good;
+    s->before_bad = r.before.bad;
+    s->rollback_evidence = r.evidence;
+    s->rollback_to = r.to;
+    s->rollback_pending = !r.wanted ? 0 : settings->rollback ? 1 : 2;
+    return ATTUNE_OK;
+}
+
 int attune_home_status(const char *home, attune_status *status, attune_error *err) {
     struct settings settings;
     attune_store *store = NULL;
@@ -70,6 +91,7 @@ int attune_home_status(const char *home, attune_status *status, attune_error *er
     snprintf(s.base_sha256, sizeof s.base_sha256, "%s", settings.base_sha256);
     describe_base(s.home, &s);
     code = describe_store(store, &s, err);
+    if (code == ATTUNE_OK) code = describe_rollback(store, &settings, &s, err);
     attune_store_close(store);
     return code == ATTUNE_OK ? options_write(status, &s, sizeof s, "attune_status", err) : code;
 }

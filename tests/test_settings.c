@@ -65,6 +65,7 @@ static void assert_same_night(const struct settings *a, const struct settings *b
         if (memcmp(reals[i][0], reals[i][1], sizeof(double)) != 0)
             fail_msg("figure %zu: %.17g, then %.17g", i, *reals[i][0], *reals[i][1]);
     assert_int_equal(a->wait, b->wait);
+    assert_int_equal(a->rollback, b->rollback);
     assert_true(a->rows_new_min == b->rows_new_min && a->keep_adapters == b->keep_adapters);
     assert_int_equal(q->now, 0); /* a call's, never the file's */
 }
@@ -168,6 +169,7 @@ static void test_round_trip(void **state) {
     s.policy.joules_week = 36000;
     s.policy.written_night = 3u << 30;
     s.wait = 1;
+    s.rollback = 0;
     s.watts_per_cpu = 3.14159;
     s.rows_new_min = 7;
     s.keep_adapters = 0;
@@ -300,6 +302,7 @@ static const struct {
     {"written_night", {"none", "0", "2G", "512M"}, {"-1", "2T", ""}},
     {"wait", {"no", "yes"}, {"1", "maybe", ""}},
     {"rows_new_min", {"1", "1048576"}, {"0", "1048577", "1.5"}},
+    {"rollback", {"never", "automatic"}, {"1", "always", ""}},
     {"keep_adapters", {"0", "1048576"}, {"-1", "1048577"}},
     {"keep_nights_days", {"0", "100000", "0.5"}, {"-1", "100001", "nan"}},
 };
