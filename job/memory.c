@@ -2,6 +2,8 @@
  * live beside another's. What is left under the ceiling goes to activations, where it saves time. */
 #include "job/memory.h"
 
+#include "job/looks.h"
+
 /* ---- what is there in any case ---- */
 
 /* Chosen so that whole runs of a 135M base peak a little below what is told (docs/benchmarks.md): code and
@@ -26,12 +28,20 @@ static uint64_t lora_bytes(const struct model *model, const struct lora_config *
     return lora_count(model, config->rank, config->targets) * sizeof(float);
 }
 
+/* A training that is looked at more than once keeps what the last look saw. */
+static uint64_t kept_bytes(const struct memory_needs *needs) {
+    double epochs = needs->settings->epochs;
+    int once = epochs > 0 && looks_expected(epochs) == 1;
+    return once ? 0 : trainer_kept_bytes(needs->model, &needs->settings->train);
+}
+
 static uint64_t always_bytes(const struct memory_needs *needs) {
     const struct model *model = needs->model;
     uint64_t adapters = (needs->opponent ? lora_bytes(model, needs->opponent) : 0) +
                         (needs->parent_apart ? lora_bytes(model, &needs->settings->train.lora) : 0);
     return model->gguf->file.size + PROCESS + EACH_THREAD * (uint64_t)needs->threads + EACH_TOKEN * model->V +
-           cache_bytes(needs) + examples_bytes(needs) + adapters + trainer_state_bytes(model, &needs->settings->train);
+           cache_bytes(needs) + examples_bytes(needs) + adapters + kept_bytes(needs) +
+           trainer_state_bytes(model, &needs->settings->train);
 }
 
 /* ---- the moments ---- */

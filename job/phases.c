@@ -398,11 +398,14 @@ static int train_unit(attune_job *job, attune_error *err) {
     struct plan *plan = &job->plan;
     size_t steps = plan_steps(plan, job->n_rows), first, tokens = 0;
     double from = job_now(), work = phases_unit_work(job), loss;
+    int code;
     training_part(job, &job->phases[job->phase], job->n_rows, &first);
     if (first + job->unit == 0) trainer_reset(job->trainer, job->start);
+    int behind_look = job->unit == 0 && first > 0 && job->phases[job->phase].kind == PHASE_TRAIN;
+    if (behind_look && (code = trainer_keep(job->trainer, err)) != ATTUNE_OK) return code;
     size_t n = take_step(job, job->unit);
     float rate = schedule_rate(&plan->settings.train, first + job->unit, steps);
-    int code = trainer_step(job->trainer, &plan->examples, job->step_rows, n, rate, &loss, &tokens, err);
+    code = trainer_step(job->trainer, &plan->examples, job->step_rows, n, rate, &loss, &tokens, err);
     if (code != ATTUNE_OK) return code;
     job->loss = loss;
     job->tokens += (int64_t)tokens;
@@ -648,10 +651,7 @@ static int end_looks(attune_job *job, int next) {
 /* The candidate was judged: it goes on from there, or is as it was at the look before. */
 static int after_look(attune_job *job, size_t look) {
     int better = looks_take(&job->looks, look), last = look + 1 == job->looks.n;
-    if (better && !last) {
-        trainer_keep(job->trainer);
-        return job->phase + 1;
-    }
+    if (better && !last) return job->phase + 1;
     if (!better) trainer_restore(job->trainer);
     return end_looks(job, job->phase + 1 + 2 * (int)(job->looks.n - 1 - look));
 }

@@ -51,7 +51,7 @@ static void test_round_trip(void **state) {
     struct train_config config = tiny_config();
     struct trainer *trainer = tiny_trainer(tiny, &config), *other = tiny_trainer(tiny, &config);
     for (size_t s = 0; s < 3; s++) {
-        if (s == 1) trainer_keep(trainer);
+        if (s == 1) OK(trainer_keep(trainer, &err));
         if (s == 2) trainer_let_go(trainer);
         tiny_step(trainer, tiny, s);
         OK(checkpoint_write(trainer, states[s], path, &err));

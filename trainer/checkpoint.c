@@ -150,6 +150,7 @@ static int read_trainer(const struct gguf *g, struct trainer *t, const char *pat
     if (code == ATTUNE_OK && gguf_tensor_find(g, "kept")) code = find_vector(g, "kept", t->lora->n, &kept, path, err);
     if (code == ATTUNE_OK)
         code = check_digest(g, step, dropped, (const void *const[4]){parameters, m, v, kept}, t->lora->n, path, err);
+    if (code == ATTUNE_OK && kept) code = trainer_keep(t, err); /* the place for them; nothing else has changed */
     if (code != ATTUNE_OK) return code;
     memcpy(t->lora->parameters, parameters, t->lora->n * sizeof(float));
     memcpy(t->adamw.m, m, t->lora->n * sizeof(float));

@@ -12,7 +12,6 @@
 
 static void take(struct trainer *t, struct arena *arena, size_t n) {
     t->gradient = ARENA_TAKE(arena, float, n);
-    t->kept = ARENA_TAKE(arena, float, n);
     t->adamw.m = ARENA_TAKE(arena, float, n);
     t->adamw.v = ARENA_TAKE(arena, float, n);
     t->adamw.n = n;
@@ -100,6 +99,7 @@ void trainer_destroy(struct trainer *trainer) {
     training_pass_destroy(trainer->pass);
     arena_free(&trainer->arena);
     lora_destroy(trainer->lora);
+    free(trainer->kept);
     free(trainer);
 }
 
@@ -117,9 +117,17 @@ void trainer_reset(struct trainer *t, const struct lora *start) {
     t->has_kept = 0;
 }
 
-void trainer_keep(struct trainer *t) {
-    memcpy(t->kept, t->lora->parameters, t->lora->n * sizeof(float));
+size_t trainer_kept_bytes(const struct model *model, const struct train_config *config) {
+    return lora_count(model, config->lora.rank, config->lora.targets) * sizeof(float);
+}
+
+int trainer_keep(struct trainer *t, attune_error *err) {
+    size_t bytes = t->lora->n * sizeof(float);
+    if (!t->kept) t->kept = malloc(bytes);
+    if (!t->kept) return error_set_memory(err, "parameters that are kept", bytes);
+    memcpy(t->kept, t->lora->parameters, bytes);
     t->has_kept = 1;
+    return ATTUNE_OK;
 }
 
 void trainer_restore(struct trainer *t) {

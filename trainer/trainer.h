@@ -106,7 +106,7 @@ struct trainer {
     struct lora *lora;          /* being trained; owned */
     struct adamw adamw;
     float *gradient;            /* (n) */
-    float *kept;                /* (n) parameters that were kept, while has_kept */
+    float *kept;                /* (n) parameters that were kept, while has_kept; NULL until some are */
     int has_kept;
     double *partial;            /* adamw_partials(n) */
     struct layer_gradients *views; /* (L) into gradient */
@@ -128,8 +128,10 @@ void trainer_destroy(struct trainer *trainer);
 /* As after trainer_create. */
 void trainer_reset(struct trainer *trainer, const struct lora *start);
 /* Keeps the parameters as they are now, in place of those kept before; takes them again; or lets go of them. A reset
- * lets go of them; checkpoints have them. */
-void trainer_keep(struct trainer *trainer);
+ * lets go of them; checkpoints have them. The first time takes memory for as many again: trainer_kept_bytes, which
+ * trainer_state_bytes leaves out. */
+int trainer_keep(struct trainer *trainer, attune_error *err);
+size_t trainer_kept_bytes(const struct model *model, const struct train_config *config);
 void trainer_restore(struct trainer *trainer);
 void trainer_let_go(struct trainer *trainer);
 /* Gives the activations' memory back; the next step takes it again. */
