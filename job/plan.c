@@ -375,12 +375,28 @@ static void fit(struct plan *plan, const struct budget *b) {
 
 /* ---- storing and loading ---- */
 
-static void name_run(struct plan *plan, const char *parent_sha256) {
+void plan_configuration(const struct store_run *run, char *out, size_t size) {
+    int folds = 0, opponent = 0, end = 0;
+    (void)sscanf(run->configuration, "{\"folds\": %d, \"opponent\": %d, %n", &folds, &opponent, &end);
+    if (end > 0)
+        snprintf(out, size, "{\"folds\": %d, %s", folds, run->configuration + end);
+    else
+        snprintf(out, size, "%s", run->configuration);
+}
+
+static int name_run(struct plan *plan, attune_store *store, const char *parent_sha256, attune_error *err) {
+    char configuration[sizeof plan->row.configuration];
+    attune_adapter_info opponent;
     struct hash hash;
+    ATTUNE_INIT(opponent);
+    int code = plan->opponent ? store_adapter_get(store, plan->opponent, &opponent, err) : ATTUNE_OK;
+    if (code != ATTUNE_OK) return code;
+    plan_configuration(&plan->row, configuration, sizeof configuration);
     hash_start(&hash);
     hash_add_string(&hash, plan->row.base_sha256);
-    hash_add_string(&hash, plan->row.configuration);
+    hash_add_string(&hash, configuration);
     hash_add_string(&hash, parent_sha256);
+    hash_add_string(&hash, plan->opponent ? opponent.sha256 : "");
     hash_add_u64(&hash, plan->row.seed);
     for (size_t i = 0; i < plan->n_train; i++) hash_add_string(&hash, plan->examples.items[plan->train[i]].hash);
     hash_add_u64(&hash, plan->n_train);
@@ -388,6 +404,7 @@ static void name_run(struct plan *plan, const char *parent_sha256) {
         for (size_t i = 0; i < plan->n_judge; i++) hash_add_string(&hash, plan->examples.items[plan->judge[i]].hash);
     for (size_t i = 0; i < plan->n_pairs; i++) hash_add_string(&hash, plan->examples.items[plan->pairs[i]].hash);
     hash_finish(&hash, plan->row.id);
+    return ATTUNE_OK;
 }
 
 static int store_plan(attune_store *store, struct plan *plan, char reason[256], attune_error *err) {
@@ -443,19 +460,18 @@ static void fill_row(struct plan *plan, const struct model *model, int parent) {
 }
 
 /* From rows to a run: which of them, how often, under which name. */
-static int decide(struct plan *plan, const struct model *model, int parent, const char *parent_sha256,
+static int decide(struct plan *plan, const struct row_source *source, int parent, const char *parent_sha256,
                   const struct budget *budget, char reason[256], attune_error *err) {
     int code = split(plan, parent_sha256, budget->max_examples, reason, err);
     if (code != ATTUNE_OK) return code;
     if (plan->settings.epochs == 0) plan->settings.epochs = epochs_for(plan->n_train);
     fit(plan, budget);
-    fill_row(plan, model, parent);
+    fill_row(plan, source->model, parent);
     code = describe(plan, err);
     if (code == ATTUNE_OK) code = judge_all(plan, err);
     if (code != ATTUNE_OK) return code;
     plan->row.held_out = (int64_t)plan->n_judge;
-    name_run(plan, parent_sha256);
-    return ATTUNE_OK;
+    return name_run(plan, source->store, parent_sha256, err);
 }
 
 int plan_make(const struct row_source *source, const struct settings *settings, int parent, const char *parent_sha256,
@@ -467,7 +483,7 @@ int plan_make(const struct row_source *source, const struct settings *settings, 
     if (code == ATTUNE_OK) code = gather_rows(&g, source->store, settings, err);
     plan.origins = g.origins;
     if (code == ATTUNE_OK) code = replay_rows_mark(source->store, parent, &plan.examples, &plan.earlier, err);
-    if (code == ATTUNE_OK) code = decide(&plan, source->model, parent, parent_sha256, budget, reason, err);
+    if (code == ATTUNE_OK) code = decide(&plan, source, parent, parent_sha256, budget, reason, err);
     if (code == ATTUNE_OK) code = store_plan(source->store, &plan, reason, err);
     if (code == ATTUNE_OK) token_cache_keep(g.tokens, &plan.examples, source->store, plan.row.number);
     token_cache_close(g.tokens);

@@ -69,7 +69,7 @@ static int write_file(const char *home, attune_store *store, const struct model 
         snprintf(record.base_sha256, sizeof record.base_sha256, "%s", run->base_sha256);
         snprintf(record.run, sizeof record.run, "%s", run->id);
         snprintf(record.parent_sha256, sizeof record.parent_sha256, "%s", parent_sha256);
-        snprintf(record.configuration, sizeof record.configuration, "%s", run->configuration);
+        plan_configuration(run, record.configuration, sizeof record.configuration);
         store_adapter_path(home, number, path, sizeof path);
         code = adapter_write(lora, model, &record, path, "adapter", info->sha256, err);
         if (code != ATTUNE_OK) return code;

@@ -69,6 +69,9 @@ int plan_sample(const struct row_source *source, const struct settings *settings
                 struct example_set *out, attune_error *err);
 /* An unfinished run's plan, out of the store. ATTUNE_ERROR_NOT_FOUND: its rows are gone: abandon it. */
 int plan_load(const struct row_source *source, const struct store_run *row, struct plan *out, attune_error *err);
+/* What a run's id and its adapter's file tell of its configuration: all but the number of the adapter that it had to
+ * beat. Numbers differ between homes that learned the same in the same nights; the bytes of their adapters must not. */
+void plan_configuration(const struct store_run *run, char *out, size_t size);
 /* Steps of training over n rows. */
 size_t plan_steps(const struct plan *plan, size_t n);
 /* Rows of optimizer step `step` over rows[0..n): out holds up to `batch`; returns how many. */

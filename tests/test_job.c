@@ -535,6 +535,35 @@ static void *cancel_later(void *argument) {
     return NULL;
 }
 
+/* Two nights; `skipped` numbers are taken before by adapters that nothing goes on from. */
+static void two_nights(struct homes *f, int skipped) {
+    attune_job_options other = job_options(), first = job_options();
+    other.seed = 7;
+    first.from = ATTUNE_FROM_FRESH;
+    make_quick_home(f, 24);
+    set_key(f, "held_out", "0.5");
+    if (skipped) {
+        GIVES(run_job(f, &other, NULL), ATTUNE_DONE);
+        OK(attune_adapter_use(f->home, 0, &f->err));
+    }
+    GIVES(run_job(f, &first, NULL), ATTUNE_DONE);
+    assert_int_equal(home_status(f).active_adapter, skipped + 1);
+    import_rows(f, 24, 6);
+    publish_run(f, skipped + 2);
+}
+
+/* What a home calls its adapters is not in them: after a forgetting numbers are higher than where the rows never were. */
+static void test_numbers_leave_no_trace(void **state) {
+    struct homes *f = *state;
+    two_nights(f, 0);
+    assert_null(strstr(adapter_text(f, 2, "attune.configuration"), "opponent"));
+    shell("mv %s %s/first", f->home, f->folder);
+    two_nights(f, 1);
+    assert_int_equal(sql_number(f, "SELECT json_extract(configuration, '$.opponent') FROM run ORDER BY number DESC"), 2);
+    assert_true(same_files(in_folder(f, "first/adapters/1.gguf"), adapter_path(f, 2)));
+    assert_true(same_files(in_folder(f, "first/adapters/2.gguf"), adapter_path(f, 3)));
+}
+
 static void test_cancelled_at_any_moment(void **state) {
     struct homes *f = *state;
     make_quick_home(f, 8);
@@ -993,6 +1022,7 @@ int main(int argc, char **argv) {
         TEST(test_precision),
         TEST(test_pauses_leave_no_trace),
         TEST(test_any_number_of_threads),
+        TEST(test_numbers_leave_no_trace),
         TEST(test_cancelled_at_any_moment),
         TEST(test_a_budget_for_nothing),
         TEST(test_memory_ceiling),

@@ -506,9 +506,22 @@ static void test_run_id(void **state) {
     OK(plan_make(&source, &p->settings, 1, "0123", 0, &NO_BUDGET, &plan, reason, &err));
     assert_string_not_equal(plan.row.id, id);
     plan_free(&plan);
-    OK(plan_make(&source, &p->settings, 0, "", 1, &NO_BUDGET, &plan, reason, &err));
-    assert_string_not_equal(plan.row.id, id); /* who has to be beaten is part of it */
-    plan_free(&plan);
+    /* who has to be beaten is part of it; under which number, is not */
+    attune_adapter_info twin = {.size = sizeof twin, .rank = 8, .alpha = 16, .state = "retired", .origin = "trained"};
+    for (int number = 1; number <= 3; number++) {
+        twin.number = number;
+        memset(twin.sha256, number == 3 ? 'b' : 'a', 64);
+        OK(store_adapter_put(p->store, &twin, 0, &err));
+    }
+    char beaten[3][65];
+    for (int number = 1; number <= 3; number++) {
+        OK(plan_make(&source, &p->settings, 0, "", number, &NO_BUDGET, &plan, reason, &err));
+        strcpy(beaten[number - 1], plan.row.id);
+        plan_free(&plan);
+    }
+    assert_string_not_equal(beaten[0], id);
+    assert_string_equal(beaten[0], beaten[1]);
+    assert_string_not_equal(beaten[0], beaten[2]);
     questions(&other, 20, 21);
     plan = made(&other);
     assert_string_not_equal(plan.row.id, id);
