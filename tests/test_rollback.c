@@ -82,6 +82,7 @@ static void test_outcomes(void **state) {
     /* mended: neither; written anew: bad; a verdict that was told goes before */
     assert_int_equal(store_outcome_of(0, 1, answer, "The meeting is on Tuesday at nine, in the small room."), 0);
     assert_int_equal(store_outcome_of(0, 1, answer, "Sorry, I cannot come this week!"), -1);
+    assert_int_equal(store_outcome_of(0, 1, answer, "The meeting is on hold."), -1); /* 4 of 12 words */
     assert_int_equal(store_outcome_of(1, 1, answer, "Sorry, I cannot come this week!"), 1);
 }
 
