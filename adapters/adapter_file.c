@@ -216,14 +216,12 @@ static int collect(const struct reader *reader, attune_error *err) {
     return ATTUNE_OK;
 }
 
-int adapter_read(const char *path, const struct model *model, struct lora **out, struct adapter_record *record,
-                 char sha256[65], attune_error *err) {
-    struct reader reader = {.path = path, .model = model};
-    struct file_bytes file = {0};
+int adapter_parse(const struct file_bytes *file, const struct model *model, struct lora **out,
+                  struct adapter_record *record, char sha256[65], attune_error *err) {
+    struct reader reader = {.path = file->path, .model = model};
     struct adapter_record found;
-    int code = file_bytes_open(path, FILE_READ, lora_file_max(model), &file, err);
+    int code = gguf_parse(file->data, file->size, file->path, &reader.gguf, err);
     if (code != ATTUNE_OK) return code;
-    if ((code = gguf_parse(file.data, file.size, path, &reader.gguf, err)) != ATTUNE_OK) goto out;
     if ((code = read_keys(&reader, &found, err)) != ATTUNE_OK) goto out;
     size_t n_halves = model->L * TARGET_COUNT * LORA_HALF_COUNT;
     reader.halves = calloc(n_halves, sizeof *reader.halves);
@@ -232,12 +230,21 @@ int adapter_read(const char *path, const struct model *model, struct lora **out,
         goto out;
     }
     if ((code = collect(&reader, err)) != ATTUNE_OK) goto out;
-    if ((code = lora_assemble(model, reader.alpha, reader.halves, path, out, err)) != ATTUNE_OK) goto out;
+    if ((code = lora_assemble(model, reader.alpha, reader.halves, file->path, out, err)) != ATTUNE_OK) goto out;
     if (record) *record = found;
-    if (sha256) hash_bytes(file.data, file.size, sha256);
+    if (sha256) hash_bytes(file->data, file->size, sha256);
 out:
     free(reader.halves);
     gguf_close(reader.gguf);
+    return code;
+}
+
+int adapter_read(const char *path, const struct model *model, struct lora **out, struct adapter_record *record,
+                 char sha256[65], attune_error *err) {
+    struct file_bytes file = {0};
+    int code = file_bytes_open(path, FILE_READ, lora_file_max(model), &file, err);
+    if (code != ATTUNE_OK) return code;
+    code = adapter_parse(&file, model, out, record, sha256, err);
     file_bytes_close(&file);
     return code;
 }

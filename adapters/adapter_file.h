@@ -22,5 +22,8 @@ int adapter_write(const struct lora *lora, const struct model *model, const stru
  * infinities, huge alpha, truncation, trailing tensors). model->sha256 "" skips the check of the base. */
 int adapter_read(const char *path, const struct model *model, struct lora **out, struct adapter_record *record,
                  char sha256[65], attune_error *err);
+/* The same of a file that was read whole. */
+int adapter_parse(const struct file_bytes *file, const struct model *model, struct lora **out,
+                  struct adapter_record *record, char sha256[65], attune_error *err);
 
 #endif

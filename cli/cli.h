@@ -39,7 +39,7 @@ struct command {
 extern const struct command init_command, record_command, import_command, status_command, history_command,
     consent_command, forget_command, export_command, train_command, eval_command, generate_command, chat_command,
     adapters_command, backup_command, restore_command, tokenize_command, bench_command, doctor_command,
-    nightly_command, service_command, report_command, learned_command;
+    nightly_command, service_command, report_command, learned_command, catalog_command;
 
 /* ---- arguments ---- */
 

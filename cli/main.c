@@ -12,7 +12,7 @@ static const struct command *const commands[] = {
     &consent_command, &forget_command, &export_command,   &train_command,    &eval_command,
     &generate_command, &chat_command,  &adapters_command, &backup_command,   &restore_command,
     &nightly_command, &service_command, &tokenize_command, &bench_command,  &doctor_command,
-    &report_command, &learned_command,
+    &report_command, &learned_command, &catalog_command,
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 

@@ -771,6 +771,73 @@ typedef int (*attune_learned_answer_callback)(const attune_learned_answer *answe
 ATTUNE_API int attune_learned_answers(const attune_learned *learned, attune_learned_answer_callback callback,
                                       void *user, attune_error *err);
 
+/* ---- catalogs: adapters of made-up people, to start from ------------------------------------------ */
+
+/* A catalog is a folder: adapters and an index that is signed with a key of minisign's kind (docs/formats.md). What
+ * does not bear the signature of the key that is trusted is refused before it is read. public_key, below: the key's
+ * line "RW...", or a file that holds it. */
+
+enum { ATTUNE_PUBLIC_KEY_SIZE = 64 };
+/* Makes a key pair: the secret key at path (0600, without a password), the public one at path.pub. Neither may be there
+ * already. public_key: its line. */
+ATTUNE_API int attune_catalog_key(const char *path, char public_key[ATTUNE_PUBLIC_KEY_SIZE], attune_error *err);
+
+typedef struct attune_catalog_entry {
+    size_t size;
+    const char *name, *licence, *origin;
+    const char *sha256;  /* of the adapter's file */
+    int64_t bytes, rows; /* rows: that it has learned */
+    int64_t judged;      /* rows that judged it; 0: none, losses are NaN */
+    double loss_before, loss_after, loss_interval; /* nats a token; half width of the 95 % interval of the fall */
+} attune_catalog_entry;
+typedef int (*attune_catalog_callback)(const attune_catalog_entry *entry, void *user); /* non-zero stops */
+
+typedef struct attune_catalog_info {
+    size_t size;
+    char base_sha256[65];
+    int64_t serial; /* one more with every change */
+    int64_t entries;
+} attune_catalog_info;
+/* What the index says; adapters are not read. info and callback are nullable. */
+ATTUNE_API int attune_catalog_list(const char *path, const char *public_key, attune_catalog_info *info,
+                                   attune_catalog_callback callback, void *user, attune_error *err);
+/* The same, and every adapter is whole, the one that was signed, and fit for the base model at `base`. */
+ATTUNE_API int attune_catalog_verify(const char *path, const char *public_key, const char *base,
+                                     attune_catalog_info *info, attune_error *err);
+
+typedef struct attune_catalog_options {
+    size_t size;
+    const char *base;       /* GGUF */
+    const char *secret_key; /* file */
+    const char *licence, *origin; /* of the entries that are added */
+    /* attune_catalog_build */
+    const char *const *personas; /* JSON Lines; the file's name without .jsonl is the entry's */
+    size_t n_personas;
+    int task, tasks;      /* 1 <= task <= tasks: entries task, task + tasks, ... alone, and no index: secret_key, licence
+                           * and origin are not needed. 0: all, and the index */
+    int64_t max_examples; /* rows of each; 0: all */
+    uint64_t seed;        /* 0: 1 */
+    int threads;          /* 0: all CPUs of this process */
+    attune_progress_callback on_progress; /* phase: the entry that is trained */
+    void *user;
+    /* attune_catalog_add */
+    int64_t rows; /* that the adapter has learned */
+} attune_catalog_options;
+typedef struct attune_catalog_built {
+    size_t size;
+    int64_t trained, found; /* entries that this call made; that were there already */
+    int64_t entries;        /* of the index now; 0: a task writes none */
+} attune_catalog_built;
+/* Trains an entry for each persona, and adds them to the catalog at path, made where there is none. An entry that is
+ * there already, made of the same rows in the same way, is not trained again: call again after a kill.
+ * ATTUNE_ERROR_STATE: an entry is not surely better than the base over rows that it has not seen. built is nullable. */
+ATTUNE_API int attune_catalog_build(const char *path, const attune_catalog_options *options,
+                                    attune_catalog_built *built, attune_error *err);
+/* Adds the adapter file `adapter` as the entry `name`, which must be new. */
+ATTUNE_API int attune_catalog_add(const char *path, const char *name, const char *adapter,
+                                  const attune_catalog_options *options, attune_error *err);
+ATTUNE_API int attune_catalog_remove(const char *path, const char *name, const char *secret_key, attune_error *err);
+
 /* ---- inference --------------------------------------------------------------------------------- */
 
 typedef struct attune_engine attune_engine;

@@ -342,6 +342,42 @@ expect 0 adapters show 1 --home "$D/tiny"
 out "What merging costs"
 out "KL (nats)"
 
+# ---- catalogs ----
+refused 'the usage is: attune catalog' catalog list
+refused 'catalog knows no "lst"; did you mean "list"?' catalog lst "$D/c"
+refused '--rows is not for catalog list' catalog list "$D/c" --rows 3
+refused 'wants --public-key' catalog list "$D/c"
+refused 'wants --secret-key' catalog build "$D/c" --persona x.jsonl
+refused '--task wants I/N' catalog build "$D/c" --persona x.jsonl --task 4/3
+expect 0 catalog key "$D/key" --json
+out '"public_key": "RW'
+expect 1 catalog key "$D/key"
+err 'exists already'
+tiny=$ROOT/tests/golden/tiny_llama.gguf
+for person in don nana; do
+    grep -v '[\\]' "$ROOT/examples/personas/$person.jsonl" | sed 's/\("response": ".\{60\}\)[^"]*"/\1"/' >"$D/$person.jsonl"
+done
+for task in 1/2 2/2; do
+    expect 0 catalog build "$D/c" --base "$tiny" --examples 56 --task $task --persona "$D/don.jsonl" \
+        --persona "$D/nana.jsonl"
+    out '1 trained'
+done
+expect 0 catalog build "$D/c" --base "$tiny" --examples 56 --secret-key "$D/key" --licence CC0-1.0 --origin test --json \
+    --persona "$D/don.jsonl" --persona "$D/nana.jsonl"
+out_is '{"trained": 0, "found": 2, "entries": 2}'
+expect 0 catalog list "$D/c" --public-key "$D/key.pub"
+out '  nana'
+out '2 entries for the base'
+expect 0 catalog verify "$D/c" --public-key "$D/key.pub" --base "$tiny"
+out 'its 2 adapters are whole'
+expect 0 catalog remove "$D/c" nana --secret-key "$D/key"
+expect 0 catalog list "$D/c" --public-key "$D/key.pub" --json
+out '"entries": 1, "list": [{"name": "don"'
+printf x >>"$D/c/index.signed"
+expect 1 catalog list "$D/c" --public-key "$D/key.pub"
+err 'was changed or damaged'
+rm -rf "$D/c" "$D/don.jsonl" "$D/nana.jsonl" "$D/key" "$D/key.pub"
+
 if [ -z "${ATTUNE_TEST_MODEL:-}" ]; then
     echo "ATTUNE_TEST_MODEL is not set: what needs the base model is left out"
     finish
