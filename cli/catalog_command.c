@@ -10,6 +10,7 @@ struct catalog {
     const char *public_key, *task;
     struct texts personas;
     attune_catalog_options options;
+    const char *method, *rows; /* select */
     attune_status home; /* whose base is meant where none is given */
     const char *const *text; /* the verb and its arguments */
 };
@@ -183,7 +184,69 @@ static int list(struct catalog *c) {
     return cli_json(object);
 }
 
-enum { SECRET = 1, PUBLIC = 2, BASE = 4, ABOUT = 8, ROWS = 16, TRAINING = 32 };
+/* ---- select ---- */
+
+enum { MATCHES_SHOWN = 3 };
+struct matches {
+    json_t *list; /* with --json */
+    attune_catalog_match best[MATCHES_SHOWN];
+    char names[MATCHES_SHOWN][80];
+    int n;
+    bool broken;
+};
+
+static int see_match(const attune_catalog_match *match, void *user) {
+    struct matches *m = user;
+    if (m->n < MATCHES_SHOWN) {
+        m->best[m->n] = *match;
+        snprintf(m->names[m->n++], sizeof m->names[0], "%s", match->name);
+    }
+    if (!m->list) return 0;
+    json_t *object = json_pack("{s:o, s:o, s:o}", "name", cli_json_text(match->name), "gain",
+                               cli_json_number(match->gain), "share", cli_json_number(match->share));
+    m->broken = json_array_append_new(m->list, object) != 0;
+    return m->broken;
+}
+
+static int print_matches(const struct catalog *c, struct matches *m, const attune_catalog_selected *selected) {
+    if (c->cli->json) {
+        json_t *list = m->list;
+        m->list = NULL;
+        return cli_json(json_pack("{s:s, s:I, s:I, s:o}", "method", selected->method, "rows",
+                                  (json_int_t)selected->rows, "judged", (json_int_t)selected->judged, "entries", list));
+    }
+    cli_print("resembles:");
+    for (int i = 0; i < m->n && (i == 0 || m->best[i].share > 0.005); i++)
+        cli_print("%s %s %.2f", i ? "," : "", m->names[i], m->best[i].share);
+    cli_print("\n%s rows, by %s\n", cli_count(selected->rows).text, selected->method);
+    if (!(m->best[0].gain > 0)) cli_print("None of the entries is nearer to these rows than the base.\n");
+    return CLI_DONE;
+}
+
+static int select_entry(struct catalog *c) {
+    attune_error err = {0};
+    attune_catalog_selected selected;
+    attune_catalog_select_options options;
+    struct matches matches = {.list = c->cli->json ? json_array() : NULL};
+    ATTUNE_INIT(selected);
+    ATTUNE_INIT(options);
+    options.home = c->cli->home;
+    options.key_file = c->cli->key_file;
+    options.base = c->options.base;
+    options.rows = c->rows;
+    options.max_examples = c->options.max_examples;
+    options.method = c->method;
+    options.threads = c->options.threads;
+    int code = want(c, c->public_key, "--public-key KEY, the one that is trusted");
+    if (code == CLI_GO && attune_catalog_select(c->text[1], c->public_key, &options, see_match, &matches, &selected,
+                                                &err) != ATTUNE_OK)
+        code = cli_fail(&err);
+    if (code == CLI_GO) code = matches.broken ? cli_json(NULL) : print_matches(c, &matches, &selected);
+    json_decref(matches.list);
+    return code;
+}
+
+enum { SECRET = 1, PUBLIC = 2, BASE = 4, ABOUT = 8, ROWS = 16, TRAINING = 32, SELECTING = 64 };
 static const struct verb {
     const char *name;
     size_t n_arguments;
@@ -198,6 +261,8 @@ static const struct verb {
     {"remove", 2, "remove DIR NAME --secret-key FILE", SECRET, drop},
     {"verify", 1, "verify DIR --public-key KEY", PUBLIC | BASE, verify},
     {"list", 1, "list DIR --public-key KEY", PUBLIC, list},
+    {"select", 1, "select DIR --public-key KEY [--person FILE.jsonl] [--method gradient|loss|halving]",
+     PUBLIC | BASE | SELECTING, select_entry},
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
 static const struct {
@@ -205,7 +270,8 @@ static const struct {
     unsigned of;
 } option_verbs[] = {{"secret-key", SECRET}, {"public-key", PUBLIC}, {"base", BASE},         {"licence", ABOUT},
                     {"origin", ABOUT},      {"rows", ROWS},         {"persona", TRAINING},  {"task", TRAINING},
-                    {"examples", TRAINING}, {"seed", TRAINING},     {"threads", TRAINING}};
+                    {"examples", TRAINING | SELECTING}, {"seed", TRAINING}, {"threads", TRAINING | SELECTING},
+                    {"method", SELECTING},  {"person", SELECTING}};
 
 static int find(const struct arguments *a, const struct verb **out) {
     const char *name = a->positional[0], *names[N_VERBS];
@@ -216,7 +282,7 @@ static int find(const struct arguments *a, const struct verb **out) {
     if (!*out) {
         const char *near = cli_nearest(name, names, N_VERBS);
         if (near) return cli_usage(a->command, "catalog knows no \"%s\"; did you mean \"%s\"?", name, near);
-        return cli_usage(a->command, "catalog knows no \"%s\": key, build, add, remove, verify or list", name);
+        return cli_usage(a->command, "catalog knows no \"%s\": key, build, add, remove, verify, list or select", name);
     }
     if (a->n_positional - 1 != (*out)->n_arguments)
         return cli_usage(a->command, "the usage is: attune catalog %s", (*out)->usage);
@@ -237,9 +303,11 @@ static void take_options(struct arguments *a, struct catalog *c) {
     cli_option(a, option_text("licence", "TEXT", "of the entries that are added", &o->licence));
     cli_option(a, option_text("origin", "TEXT", "of the entries that are added: who made them, of what", &o->origin));
     cli_option(a, option_text("task", "I/N", "build: every N-th entry from the I-th on, and no index", &c->task));
-    cli_option(a, option_integer("examples", "build: rows of each persona, at most", &o->max_examples, 1, COUNT_MAX));
+    cli_option(a, option_integer("examples", "build: rows of each persona, at most; select: of the person, default 10", &o->max_examples, 1, COUNT_MAX));
     cli_option(a, option_unsigned("seed", "S", "build: of the trainings; default 1", &o->seed));
-    cli_option(a, option_int("threads", "build: 0: all CPUs of this process (default)", &o->threads, 0, THREADS_MAX));
+    cli_option(a, option_int("threads", "build, select: 0: all CPUs of this process (default)", &o->threads, 0, THREADS_MAX));
+    cli_option(a, option_path("person", "FILE", "select: JSON Lines, in place of what the home has recorded", &c->rows));
+    cli_option(a, option_choice("method", "gradient|loss|halving", "select: default gradient", &c->method));
     cli_option(a, option_integer("rows", "add: that the adapter has learned", &o->rows, 0, COUNT_MAX));
 }
 
@@ -258,10 +326,12 @@ static int run(struct cli *cli, int argc, char **argv) {
 
 const struct command catalog_command = {
     .name = "catalog",
-    .arguments = "key FILE | build DIR | add DIR NAME ADAPTER | remove DIR NAME | verify DIR | list DIR [options]",
-    .summary = "Catalogs of adapters to start from: make them, sign them, check them.",
+    .arguments = "key FILE | build DIR | add DIR NAME ADAPTER | remove DIR NAME | verify DIR | list DIR | select DIR [options]",
+    .summary = "Catalogs of adapters to start from: make them, check them, find who resembles you.",
     .notes = "A catalog is a folder: adapters for one base, and an index that is signed. build leaves alone what is\n"
              "there already: after Ctrl-C or a kill, call it again. With --task, several machines that share the\n"
-             "folder train entries at the same time; a build without it then writes the index.",
+             "folder train entries at the same time; a build without it then writes the index.\n"
+             "select tells which entries resemble a person, by the rows of theirs; nothing is changed.",
+    .texts = true,
     .run = run,
 };

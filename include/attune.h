@@ -838,6 +838,39 @@ ATTUNE_API int attune_catalog_add(const char *path, const char *name, const char
                                   const attune_catalog_options *options, attune_error *err);
 ATTUNE_API int attune_catalog_remove(const char *path, const char *name, const char *secret_key, attune_error *err);
 
+typedef struct attune_catalog_select_options {
+    size_t size;
+    const char *home;     /* whose rows and base are meant; NULL: the default one */
+    const char *key_file; /* of an encrypted home; NULL: the one that it remembers */
+    const char *base;     /* in place of the home's; then rows is needed */
+    const char *rows;     /* JSON Lines, in place of the home's newest rows that have consent */
+    int64_t max_examples; /* 0: 10 */
+    const char *method;   /* NULL: "gradient" */
+    int threads;          /* 0: all CPUs of this process */
+} attune_catalog_select_options;
+typedef struct attune_catalog_match {
+    size_t size;
+    const char *name;
+    /* What starting there takes from the loss of the rows, nats a token: measured by "loss" and "halving" (NaN: dropped
+     * on the way), by "gradient" as the base's slope in its direction says, which is only good to compare entries. */
+    double gain;
+    double share; /* 0 to 1: how far it stands out above the mean of the entries, as a part of all that do */
+} attune_catalog_match;
+typedef int (*attune_catalog_match_callback)(const attune_catalog_match *match, void *user); /* non-zero stops */
+typedef struct attune_catalog_selected {
+    size_t size;
+    char method[16];
+    int64_t rows, entries;
+    int64_t judged; /* losses of single rows that were computed */
+} attune_catalog_selected;
+/* Which entries resemble the person, the nearest first. Methods: "gradient" (one backward pass at the base for up to 256
+ * ranks of entries together), "loss" (every entry over every row), "halving" (the worse half of the entries goes, again
+ * and again). Nothing is changed. selected and callback are nullable. */
+ATTUNE_API int attune_catalog_select(const char *path, const char *public_key,
+                                     const attune_catalog_select_options *options,
+                                     attune_catalog_match_callback callback, void *user,
+                                     attune_catalog_selected *selected, attune_error *err);
+
 /* ---- inference --------------------------------------------------------------------------------- */
 
 typedef struct attune_engine attune_engine;

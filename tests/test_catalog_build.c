@@ -149,6 +149,97 @@ static void entries_are_added_and_removed(void **state) {
           "no entry", "two");
 }
 
+struct matches {
+    int n;
+    char names[4][80];
+    double gain[4], share[4];
+};
+static int see_match(const attune_catalog_match *match, void *user) {
+    struct matches *m = user;
+    snprintf(m->names[m->n], sizeof m->names[0], "%s", match->name);
+    m->gain[m->n] = match->gain;
+    m->share[m->n++] = match->share;
+    return m->n == 4;
+}
+
+static void select_by(struct homes *f, const char *method, const char *rows, const char *public_key,
+                      struct matches *out) {
+    attune_catalog_select_options o;
+    ATTUNE_INIT(o);
+    o.base = TINY_BASE;
+    o.rows = rows;
+    o.method = method;
+    o.max_examples = 24;
+    o.threads = 2;
+    *out = (struct matches){.n = 0};
+    OK(attune_catalog_select(in_folder(f, "catalog"), public_key, &o, see_match, out, NULL, &f->err));
+}
+
+static void the_one_who_is_resembled_is_found(void **state) {
+    struct homes *f = *state;
+    static const char *const methods[] = {"gradient", "loss", "halving"};
+    char public_key[ATTUNE_PUBLIC_KEY_SIZE], rest[2][128];
+    struct matches m;
+    attune_catalog_selected selected;
+    attune_catalog_select_options none;
+    OK(attune_catalog_key(in_folder(f, "key"), public_key, &f->err));
+    attune_catalog_options o = made_options(f);
+    OK(attune_catalog_build(in_folder(f, "catalog"), &o, NULL, &f->err));
+    for (int p = 0; p < 2; p++) { /* rows that no entry has seen */
+        snprintf(rest[p], sizeof rest[p], "%s/rest%d.jsonl", f->folder, p);
+        shell("tail -n 40 %s >%s", people[p], rest[p]);
+        for (int i = 0; i < 3; i++) {
+            select_by(f, methods[i], rest[p], public_key, &m);
+            assert_int_equal(m.n, 2);
+            assert_string_equal(m.names[0], p == 0 ? "sailor" : "don");
+            assert_true(m.gain[0] > m.gain[1] && m.gain[0] > 0);
+            assert_true(fabs(m.share[0] - 1) < 1e-9 && m.share[1] == 0);
+        }
+    }
+    ATTUNE_INIT(none);
+    ATTUNE_INIT(selected);
+    none.base = TINY_BASE;
+    FAILS(attune_catalog_select(in_folder(f, "catalog"), public_key, &none, NULL, NULL, &selected, &f->err),
+          ATTUNE_ERROR_ARGUMENT, "a file of rows is needed", "");
+    none.method = "stars";
+    FAILS(attune_catalog_select(in_folder(f, "catalog"), public_key, &none, NULL, NULL, &selected, &f->err),
+          ATTUNE_ERROR_ARGUMENT, "no way to select", "");
+}
+
+/* A home's own rows, and only those with consent. */
+static void a_home_is_asked_for_its_rows(void **state) {
+    struct homes *f = *state;
+    char public_key[ATTUNE_PUBLIC_KEY_SIZE];
+    struct matches m = {.n = 0};
+    attune_catalog_selected selected;
+    attune_catalog_select_options o;
+    attune_store *store = NULL;
+    attune_import_options import;
+    OK(attune_catalog_key(in_folder(f, "key"), public_key, &f->err));
+    attune_catalog_options build = made_options(f);
+    build.n_personas = 1;
+    OK(attune_catalog_build(in_folder(f, "catalog"), &build, NULL, &f->err));
+    OK(attune_home_init(f->home, TINY_BASE, NULL, &f->err));
+    ATTUNE_INIT(o);
+    ATTUNE_INIT(selected);
+    ATTUNE_INIT(import);
+    o.home = f->home;
+    o.threads = 2;
+    for (import.consent = ATTUNE_CONSENT_NOT_GIVEN;; import.consent = ATTUNE_CONSENT_GIVEN) {
+        OK(attune_store_open(f->home, NULL, &store, &f->err));
+        OK(attune_store_import(store, people[import.consent == ATTUNE_CONSENT_GIVEN], &import, NULL, &f->err));
+        attune_store_close(store);
+        if (import.consent == ATTUNE_CONSENT_GIVEN) break;
+        FAILS(attune_catalog_select(in_folder(f, "catalog"), public_key, &o, see_match, &m, &selected, &f->err),
+              ATTUNE_ERROR_STATE, "no row", "");
+    }
+    OK(attune_catalog_select(in_folder(f, "catalog"), public_key, &o, see_match, &m, &selected, &f->err));
+    assert_int_equal(selected.rows, 10);
+    assert_int_equal(selected.entries, 1);
+    assert_string_equal(selected.method, "gradient");
+    assert_int_equal(m.n, 1);
+}
+
 static void what_cannot_be_built_is_refused(void **state) {
     struct homes *f = *state;
     const char *same[] = {people[0], people[0]}, *named[1];
@@ -180,6 +271,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(personas_become_entries, homes_setup, homes_teardown),
         cmocka_unit_test_setup_teardown(tasks_meet_in_the_folder, homes_setup, homes_teardown),
         cmocka_unit_test_setup_teardown(entries_are_added_and_removed, homes_setup, homes_teardown),
+        cmocka_unit_test_setup_teardown(the_one_who_is_resembled_is_found, homes_setup, homes_teardown),
+        cmocka_unit_test_setup_teardown(a_home_is_asked_for_its_rows, homes_setup, homes_teardown),
         cmocka_unit_test_setup_teardown(what_cannot_be_built_is_refused, homes_setup, homes_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

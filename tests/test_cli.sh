@@ -370,6 +370,14 @@ out '  nana'
 out '2 entries for the base'
 expect 0 catalog verify "$D/c" --public-key "$D/key.pub" --base "$tiny"
 out 'its 2 adapters are whole'
+refused '--person is not for catalog list' catalog list "$D/c" --person x
+expect 1 catalog select "$D/c" --public-key "$D/key.pub" --base "$tiny"
+err 'a file of rows is needed'
+expect 0 catalog select "$D/c" --public-key "$D/key.pub" --base "$tiny" --person "$D/don.jsonl" --examples 24
+out 'resembles: don 1.00'
+out '24 rows, by gradient'
+expect 0 catalog select "$D/c" --public-key "$D/key.pub" --base "$tiny" --person "$D/nana.jsonl" --examples 24 --method loss --json
+out '{"method": "loss", "rows": 24, "judged": 72, "entries": [{"name": "nana", "gain": 0.'
 expect 0 catalog remove "$D/c" nana --secret-key "$D/key"
 expect 0 catalog list "$D/c" --public-key "$D/key.pub" --json
 out '"entries": 1, "list": [{"name": "don"'
