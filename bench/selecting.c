@@ -1,9 +1,9 @@
 /* Which way to select finds the right entry of a catalog? Rows of each person's test file are judged once, one by one,
  * by all entries; people are then drawn from them: 10 and 4 rows of one person, and 7 rows of one with 3 of another.
  *
- *   selecting BASE CATALOG KEY ROWS DRAWS TRAIN.jsonl TEST.jsonl [TRAIN.jsonl TEST.jsonl ...]
+ *   selecting BASE CATALOG KEY ROWS TOKENS DRAWS TRAIN.jsonl TEST.jsonl [TRAIN.jsonl TEST.jsonl ...]
  *
- * The entry of a person is named as TRAIN is. ROWS of each test file are the pool that is drawn from (without
+ * The entry of a person is named as TRAIN is. ROWS of each test file, cut at TOKENS, are the pool that is drawn from (without
  * replacement within a draw). "features": the nearest mean of words, word length, "!" and emoji an answer, in units of
  * the train rows' spread. */
 #include "bench/limits.h"
@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PEOPLE_MAX = 16, FEATURES = 4, TRAIN_ROWS = 256, MAX_TOKENS = 512, WAYS = 4 };
+enum { PEOPLE_MAX = 16, FEATURES = 4, TRAIN_ROWS = 256, WAYS = 4 };
 enum { LOSS, GRADIENT, HALVING, NEAREST };
 static const char *const ways[WAYS] = {"loss", "gradient", "halving", "features"};
 
@@ -34,7 +34,7 @@ struct state {
     double (*features)[FEATURES];     /* (set.n) */
     double spread[FEATURES];
     struct person people[PEOPLE_MAX];
-    size_t n_people, wanted, seen;
+    size_t n_people, wanted, seen, max_tokens;
     struct person *reading;           /* whose train rows are read; NULL: a pool */
     double squares[FEATURES], sums[FEATURES];
     size_t trained;
@@ -75,7 +75,7 @@ static int take(const struct store_row *row, void *user, attune_error *err) {
         return ATTUNE_OK;
     }
     int code = example_add(&s->set, s->model, row->messages, row->n_messages, row->response, row->content_hash,
-                           row->prompt_hash, MAX_TOKENS, &added, err);
+                           row->prompt_hash, s->max_tokens, &added, err);
     if (code == ATTUNE_OK && added) {
         s->seen++;
         memcpy(s->features[s->set.n - 1], f, sizeof f);
@@ -229,13 +229,16 @@ int main(int argc, char **argv) {
     struct public_key key;
     char sha256[65];
     attune_error err = {0};
-    if (argc < 10 || argc % 2 || (argc - 6) / 2 > PEOPLE_MAX) {
-        fprintf(stderr, "usage: selecting BASE CATALOG KEY ROWS DRAWS TRAIN TEST TRAIN TEST ...\n");
+    if (argc < 11 || argc % 2 == 0 || (argc - 7) / 2 > PEOPLE_MAX) {
+        fprintf(stderr, "usage: selecting BASE CATALOG KEY ROWS TOKENS DRAWS TRAIN TEST TRAIN TEST ...\n");
         return 2;
     }
-    size_t pool = strtoul(argv[4], NULL, 10), draws = strtoul(argv[5], NULL, 10);
+    size_t pool = strtoul(argv[4], NULL, 10), draws = strtoul(argv[6], NULL, 10);
+    s.max_tokens = strtoul(argv[5], NULL, 10);
     s.features = calloc(PEOPLE_MAX * (pool + 1), sizeof *s.features);
-    int code = pool >= 10 && pool <= 1000 ? ATTUNE_OK : error_set(&err, ATTUNE_ERROR_ARGUMENT, NULL, "ROWS: 10 to 1000");
+    int code = pool >= 10 && pool <= 1000 && s.max_tokens >= 16
+                   ? ATTUNE_OK
+                   : error_set(&err, ATTUNE_ERROR_ARGUMENT, NULL, "ROWS: 10 to 1000; TOKENS: 16 or more");
     if (code == ATTUNE_OK) code = kernels_select(&err);
     if (code == ATTUNE_OK) code = pool_create(0, &s.pool, &err);
     if (code == ATTUNE_OK) code = model_open(argv[1], FILE_MAP, &s.model, &err);
@@ -245,7 +248,7 @@ int main(int argc, char **argv) {
         code = public_key_read(argv[3], &key, &err);
     }
     if (code == ATTUNE_OK) code = catalog_open(argv[2], &key, &s.catalog, &err);
-    for (int i = 6; i + 1 < argc && code == ATTUNE_OK; i += 2) code = read_person(&s, argv[i], argv[i + 1], pool, &err);
+    for (int i = 7; i + 1 < argc && code == ATTUNE_OK; i += 2) code = read_person(&s, argv[i], argv[i + 1], pool, &err);
     for (int f = 0; f < FEATURES && code == ATTUNE_OK; f++) {
         double mean = s.sums[f] / (double)s.trained;
         s.spread[f] = sqrt(s.squares[f] / (double)s.trained - mean * mean) + 1e-9;
