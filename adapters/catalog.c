@@ -156,9 +156,13 @@ static int in_folder(const char *folder, const char *name, char out[CATALOG_PATH
     return error_set(err, ATTUNE_ERROR_ARGUMENT, NULL, "the catalog's path is too long");
 }
 
+void catalog_entry_file(const char *id, char out[CATALOG_FILE_SIZE]) {
+    snprintf(out, CATALOG_FILE_SIZE, "%.64s.gguf", id);
+}
+
 int catalog_entry_path(const char *catalog, const char *id, char out[CATALOG_PATH_MAX], attune_error *err) {
-    char name[80];
-    snprintf(name, sizeof name, "%.64s.gguf", id);
+    char name[CATALOG_FILE_SIZE];
+    catalog_entry_file(id, name);
     return in_folder(catalog, name, out, err);
 }
 

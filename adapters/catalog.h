@@ -53,5 +53,7 @@ int catalog_drop(struct catalog *catalog, const char *name, attune_error *err);
 /* The index, signed, in place of the one that is there; serial is one more then. */
 int catalog_write(struct catalog *catalog, const struct secret_key *key, attune_error *err);
 int catalog_entry_path(const char *catalog, const char *id, char out[CATALOG_PATH_MAX], attune_error *err);
+enum { CATALOG_FILE_SIZE = 80 };
+void catalog_entry_file(const char *id, char out[CATALOG_FILE_SIZE]);
 
 #endif

@@ -152,8 +152,8 @@ static int list_entry(const attune_catalog_entry *e, void *user) {
                   cli_bytes((double)e->bytes).text, cli_loss(e->loss_before, e->loss_after).text, e->licence, e->origin);
         return 0;
     }
-    json_t *object = json_pack("{s:o, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "name", cli_json_text(e->name),
-                               "sha256", e->sha256, "bytes", (json_int_t)e->bytes, "rows", (json_int_t)e->rows,
+    json_t *object = json_pack("{s:o, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "name",
+                               cli_json_text(e->name), "file", e->file, "sha256", e->sha256, "bytes", (json_int_t)e->bytes, "rows", (json_int_t)e->rows,
                                "judged", (json_int_t)e->judged, "loss_before", cli_json_number(e->loss_before),
                                "loss_after", cli_json_number(e->loss_after), "loss_interval",
                                cli_json_number(e->loss_interval), "licence", cli_json_text(e->licence), "origin",
@@ -190,20 +190,21 @@ enum { MATCHES_SHOWN = 3 };
 struct matches {
     json_t *list; /* with --json */
     attune_catalog_match best[MATCHES_SHOWN];
-    char names[MATCHES_SHOWN][80];
+    char names[MATCHES_SHOWN][80], file[96]; /* file: of the best */
     int n;
     bool broken;
 };
 
 static int see_match(const attune_catalog_match *match, void *user) {
     struct matches *m = user;
+    if (m->n == 0) snprintf(m->file, sizeof m->file, "%s", match->file);
     if (m->n < MATCHES_SHOWN) {
         m->best[m->n] = *match;
         snprintf(m->names[m->n++], sizeof m->names[0], "%s", match->name);
     }
     if (!m->list) return 0;
-    json_t *object = json_pack("{s:o, s:o, s:o}", "name", cli_json_text(match->name), "gain",
-                               cli_json_number(match->gain), "share", cli_json_number(match->share));
+    json_t *object = json_pack("{s:o, s:o, s:o, s:s}", "name", cli_json_text(match->name), "gain",
+                               cli_json_number(match->gain), "share", cli_json_number(match->share), "file", match->file);
     m->broken = json_array_append_new(m->list, object) != 0;
     return m->broken;
 }
@@ -219,7 +220,8 @@ static int print_matches(const struct catalog *c, struct matches *m, const attun
     for (int i = 0; i < m->n && (i == 0 || m->best[i].share > 0.005); i++)
         cli_print("%s %s %.2f", i ? "," : "", m->names[i], m->best[i].share);
     cli_print("\n%s rows, by %s\n", cli_count(selected->rows).text, selected->method);
-    if (!(m->best[0].gain > 0)) cli_print("None of the entries is nearer to these rows than the base.\n");
+    if (m->best[0].gain > 0) cli_print("The adapter of %s is %s/%s\n", m->names[0], c->text[1], m->file);
+    else cli_print("None of the entries is nearer to these rows than the base.\n");
     return CLI_DONE;
 }
 
@@ -261,7 +263,7 @@ static const struct verb {
     {"remove", 2, "remove DIR NAME --secret-key FILE", SECRET, drop},
     {"verify", 1, "verify DIR --public-key KEY", PUBLIC | BASE, verify},
     {"list", 1, "list DIR --public-key KEY", PUBLIC, list},
-    {"select", 1, "select DIR --public-key KEY [--person FILE.jsonl] [--method gradient|loss|halving]",
+    {"select", 1, "select DIR --public-key KEY [--person FILE.jsonl] [--method loss|gradient|halving]",
      PUBLIC | BASE | SELECTING, select_entry},
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
@@ -307,7 +309,7 @@ static void take_options(struct arguments *a, struct catalog *c) {
     cli_option(a, option_unsigned("seed", "S", "build: of the trainings; default 1", &o->seed));
     cli_option(a, option_int("threads", "build, select: 0: all CPUs of this process (default)", &o->threads, 0, THREADS_MAX));
     cli_option(a, option_path("person", "FILE", "select: JSON Lines, in place of what the home has recorded", &c->rows));
-    cli_option(a, option_choice("method", "gradient|loss|halving", "select: default gradient", &c->method));
+    cli_option(a, option_choice("method", "loss|gradient|halving", "select: default loss", &c->method));
     cli_option(a, option_integer("rows", "add: that the adapter has learned", &o->rows, 0, COUNT_MAX));
 }
 

@@ -789,6 +789,7 @@ typedef struct attune_catalog_entry {
     int64_t bytes, rows; /* rows: that it has learned */
     int64_t judged;      /* rows that judged it; 0: none, losses are NaN */
     double loss_before, loss_after, loss_interval; /* nats a token; half width of the 95 % interval of the fall */
+    const char *file; /* of the adapter, in the catalog's folder */
 } attune_catalog_entry;
 typedef int (*attune_catalog_callback)(const attune_catalog_entry *entry, void *user); /* non-zero stops */
 
@@ -845,7 +846,7 @@ typedef struct attune_catalog_select_options {
     const char *base;     /* in place of the home's; then rows is needed */
     const char *rows;     /* JSON Lines, in place of the home's newest rows that have consent */
     int64_t max_examples; /* 0: 10 */
-    const char *method;   /* NULL: "gradient" */
+    const char *method;   /* NULL: "loss" */
     int threads;          /* 0: all CPUs of this process */
 } attune_catalog_select_options;
 typedef struct attune_catalog_match {
@@ -855,6 +856,7 @@ typedef struct attune_catalog_match {
      * on the way), by "gradient" as the base's slope in its direction says, which is only good to compare entries. */
     double gain;
     double share; /* 0 to 1: how far it stands out above the mean of the entries, as a part of all that do */
+    const char *file; /* of the adapter, in the catalog's folder */
 } attune_catalog_match;
 typedef int (*attune_catalog_match_callback)(const attune_catalog_match *match, void *user); /* non-zero stops */
 typedef struct attune_catalog_selected {

@@ -579,8 +579,10 @@ int attune_catalog_list(const char *path, const char *public_key, attune_catalog
     code = tell_info(&catalog, info, err);
     for (size_t i = 0; i < catalog.n && code == ATTUNE_OK && callback; i++) {
         const struct catalog_entry *e = &catalog.entries[i];
+        char file[CATALOG_FILE_SIZE];
+        catalog_entry_file(e->id, file);
         attune_catalog_entry told = {sizeof told, e->name, e->licence, e->origin, e->sha256, e->bytes, e->rows,
-                                     e->judged, e->loss_before, e->loss_after, e->loss_interval};
+                                     e->judged, e->loss_before, e->loss_after, e->loss_interval, file};
         if (callback(&told, user)) break;
     }
     catalog_free(&catalog);

@@ -227,7 +227,7 @@ static int by_gradient(struct selecting *s, attune_error *err) {
 static const struct method {
     const char *name;
     int (*run)(struct selecting *s, attune_error *err);
-} methods[] = {{"gradient", by_gradient}, {"loss", by_loss}, {"halving", by_halving}};
+} methods[] = {{"loss", by_loss}, {"gradient", by_gradient}, {"halving", by_halving}}; /* the first by default */
 
 static int find_method(const char *name, const struct method **out, attune_error *err) {
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
@@ -339,7 +339,10 @@ static int tell_matches(const struct selecting *s, attune_catalog_match_callback
     qsort(list, c->n, sizeof *list, compare_rankings);
     share_out(list, c->n);
     for (size_t i = 0; i < c->n && callback; i++) {
-        attune_catalog_match match = {sizeof match, c->entries[list[i].entry].name, list[i].gain, list[i].share};
+        const struct catalog_entry *e = &c->entries[list[i].entry];
+        char file[CATALOG_FILE_SIZE];
+        catalog_entry_file(e->id, file);
+        attune_catalog_match match = {sizeof match, e->name, list[i].gain, list[i].share, file};
         if (callback(&match, user)) break;
     }
     free(list);

@@ -236,7 +236,7 @@ static void a_home_is_asked_for_its_rows(void **state) {
     OK(attune_catalog_select(in_folder(f, "catalog"), public_key, &o, see_match, &m, &selected, &f->err));
     assert_int_equal(selected.rows, 10);
     assert_int_equal(selected.entries, 1);
-    assert_string_equal(selected.method, "gradient");
+    assert_string_equal(selected.method, "loss");
     assert_int_equal(m.n, 1);
 }
 

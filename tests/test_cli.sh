@@ -373,9 +373,11 @@ out 'its 2 adapters are whole'
 refused '--person is not for catalog list' catalog list "$D/c" --person x
 expect 1 catalog select "$D/c" --public-key "$D/key.pub" --base "$tiny"
 err 'a file of rows is needed'
-expect 0 catalog select "$D/c" --public-key "$D/key.pub" --base "$tiny" --person "$D/don.jsonl" --examples 24
+expect 0 catalog select "$D/c" --public-key "$D/key.pub" --base "$tiny" --person "$D/don.jsonl" --examples 24 --method gradient
 out 'resembles: don 1.00'
 out '24 rows, by gradient'
+file=$(sed -n 's/^The adapter of don is //p' "$D/out")
+expect 0 eval "$D/don.jsonl" --base "$tiny" --adapter "$file" --examples 2
 expect 0 catalog select "$D/c" --public-key "$D/key.pub" --base "$tiny" --person "$D/nana.jsonl" --examples 24 --method loss --json
 out '{"method": "loss", "rows": 24, "judged": 72, "entries": [{"name": "nana", "gain": '
 expect 0 catalog remove "$D/c" nana --secret-key "$D/key"
